@@ -1,0 +1,64 @@
+"""The group of all subcommands: a table of names and help; each is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+import fgvr
+from fgvr.cli import boundary
+
+COMMANDS = {
+    "dataset": "Turn a data set on disk into image records.",
+    "discover-attrs": "Ask a model which attributes tell categories apart.",
+    "extract-attrs": "Ask a model every attribute question about each image.",
+    "summarise": "Write each image's attributes as one description.",
+    "mine-negatives": "Find the images most easily confused with each one.",
+    "align": "Train stage I: align objects, attributes and categories.",
+    "questions": "Build open-set and multiple-choice questions.",
+    "tune": "Train stage II: tune on questions.",
+    "eval": "Answer questions with a model.",
+    "score": "Turn predictions into metrics.",
+    "probe": "Fit a linear probe on a model's object features.",
+    "provenance": "Print how a file was made, back to the images.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands' names and help, and imports one only to run it."""
+
+    def __init__(self, name: str, table: dict[str, str], package: str, **attrs: object) -> None:
+        super().__init__(name, no_args_is_help=False, **attrs)  # type: ignore[arg-type]  # passed through to click
+        self.table, self.package = table, package
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        boundary.Shown.command = f"{ctx.command_path} {cmd_name}"
+        return importlib.import_module(f"{self.package}.{cmd_name.replace('-', '_')}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands, in the order of a run"):
+            formatter.write_dl(list(self.table.items()))
+
+
+def _epilog() -> str:
+    rows = "\n".join(f"  {status:>3}  {meaning}" for status, meaning in boundary.STATUSES.items())
+    return f"\b\nExit status:\n{rows}"
+
+
+@click.group("fgvr", cls=LazyGroup, table=COMMANDS, package="fgvr.cli", epilog=_epilog())
+@click.version_option(fgvr.__version__, prog_name="fgvr", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Fine-grained visual recognition with multimodal language models, as Unix stages over JSONL.
+
+    Each command reads records from FILE or stdin and writes records to stdout or -o FILE. Errors go to stderr.
+
+    \b
+    Example:
+      fgvr dataset folder --root photos --split train --superclass bird | head -3
+    """

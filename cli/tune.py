@@ -1,0 +1,35 @@
+"""`fgvr tune`: stage II."""
+
+from __future__ import annotations
+
+import click
+
+from fgvr.cli import training
+from fgvr.cli.options import adapter, device, image_root, model, settings, stage_io
+from fgvr.job import Job
+from fgvr.settings import Tune
+
+
+@click.command("tune")
+@stage_io(to_folder=True)
+@model
+@adapter
+@image_root
+@device
+@settings(Tune)
+def command(job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Tune) -> None:
+    """Stage II: instruction tuning on open-set and multiple-choice questions.
+
+    Reads questions and trains LoRA adapters on connector and language model to give their answers; only reply tokens are in the loss
+    (Finedefics, Eq 9). With --adapter it goes on training that adapter (align's). Writes an adapter folder with its loss curve,
+    log.jsonl. Reads the whole stream first. --resume goes on from the last checkpoint.
+
+    \b
+    Examples:
+      fgvr tune --model examples/toy/vlm --adapter runs/align --image-root images -o runs/tune questions.jsonl
+      fgvr questions mined.jsonl | fgvr tune --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images -o runs/tune
+    """
+    from fgvr.stages.tune import objective
+
+    training.run(job, model, adapter, image_root, device, settings, required=("image", "question", "answer"),
+                 objective=lambda vlm: objective(vlm, image_root, settings.micro_batch or settings.batch_size))

@@ -1,0 +1,234 @@
+"""Read an option or a label out of a model's reply. Named strategies, none of which ever guesses.
+
+`strict` (the default) takes, in this order:
+
+1. the declared answer, the last one if there are several: "Answer: B", "the correct option is (C)", "I choose B",
+   "\\boxed{B}", "B is correct"; a declaration may give the option's text instead of its letter;
+2. the letter that the reply starts with or consists of: "B", "(B)", "B.", "b)", "**B**", "B: Blue Jay",
+    "B\\n\\nBecause ...";
+3. the one letter that stands alone in the rest: "This bird matches (B)";
+4. the one option whose text stands in the reply as whole words; where texts are nested ("petunia" in "mexican
+    petunia"), the longest.
+
+Two candidates at the rule that decides, a letter beside another option's text ("B. <text of A>"), or nothing at
+all: None. Only letters of real choices count; words do not ("American Crow" is not A, "I think" is not I, "a bird"
+    is not A).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+Strategy = Callable[[str, Sequence[str]], "int | None"]
+
+UNDECIDED = -1  # what a rule returns when it finds nothing; None is a decision: the reply names no single option
+WINDOW = 400    # characters read after "answer:"; keeps the time linear in the reply's length
+
+_MARKUP = re.compile(r"</?s>|<end_of_utterance>|<\|im_end\|>|[*`$]|\\(?:text|mathrm|mathbf)\b")
+_END = r"(?!\w|['’&/-]\w)"  # no letter of "I'm", "C/V", "C-Class", "R&D"
+_LETTER = rf"[(\[{{]?\s*([A-Za-z]){_END}(?:\s*[)\]}}])?"
+_IS = r"(?:\s*[:=>]+\s*|\s+(?:is|are|was|would be|should be|must be|will be)\b\s*[:=]?\s*)"
+_HEDGE = (
+    r"(?:(?:most|likely|probably|clearly|therefore|thus|definitely|simply|the|option|choice|letter|answer)\b:?\s*)*"
+)
+_NOUN = r"(?:answer|choice|selection|pick|solution|identification|match|fit|guess|prediction|conclusion)"
+_VERB = r"(?:answer|choose|chose|select|selected|pick|picked|go with|going with)"
+# each match ends where the declared thing begins
+_DECLARED = re.compile(
+    rf"\b{_NOUN}\b(?:\s+(?:here|(?:to|for)\b[^.:\n]{0,60}))?{_IS}{_HEDGE}"
+    rf"|\b{_VERB}\s+(?=[(\[{{]?[A-Z]\b|option|choice|letter){_HEDGE}"
+    r"|\\boxed\s*",
+    re.IGNORECASE,
+)
+_RIGHT = re.compile(
+    rf"(?<![\w'’]){_LETTER}[^.\n]{{0,60}}?\b(?:is|seems|appears|looks)\s+(?:to be\s+)?"
+    r"(?:(?:the|most|likely|probably|best|clearly|only)\s+)*(?:correct|right|answer|match|fit)\b",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\s*(?:because|since|as|given|due|based|and|or|for|with|is|seems|appears|looks|matches|fits)\b")
+_ANOTHER = re.compile(r"\s*(?:[,;./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*" + _LETTER + r"\s*(?:$|[.,;:\n)])")
+_NOT = r"(?:\bnot|\bcannot|\b(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
+_DENIED = re.compile(
+    rf"(?:{_NOT}|\bneither|\bnor|\bunlike|\brather than|\binstead of|\bexcept)(?: be)?"
+    r"(?: (?:a|an|the|option|choice))*\s*[(\[]?$",
+    re.IGNORECASE,
+)
+
+
+def normalise(text: str) -> str:
+    """The form in which labels are compared: case, punctuation, `_`, `-` and white space folded, articles dropped.
+
+    "Black_footed-Albatross." -> "black footed albatross"; "Wilson's" -> "wilsons"; accents are kept; a text of
+    nothing but articles or punctuation keeps its articles or becomes "".
+    """
+    return _fold(text) if len(text) <= 200 else _fold.__wrapped__(text)
+
+
+@lru_cache(maxsize=32768)  # names come again and again, long replies do not
+def _fold(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = re.sub(r"['’`´]", "", text)
+    words = re.sub(r"[\W_]+", " ", text).split()
+    return " ".join([w for w in words if w not in ("a", "an", "the")] or words)
+
+
+def label(reply: str, names: Sequence[str]) -> str | None:
+    """The name that a reply is, after `normalise` on both; None when it is none of them, or two at once.
+
+    A leading "Answer:" and chat-end markers are dropped, nothing else: a sentence that contains a name is not the
+    name.
+    """
+    said = normalise(re.sub(r"^\s*answer\s*:", "", _MARKUP.sub("", reply), flags=re.IGNORECASE))
+    found = [name for name in names if normalise(name) == said] if said else []
+    return found[0] if len(found) == 1 else None
+
+
+def read_option(reply: str, options: Sequence[str], strategy: str = "strict") -> int | None:
+    """Index of the option that a reply names, None when it names none.
+
+    Args:
+        reply: the raw text. options: 1 to 26 texts, shown to the model as A, B, ...
+        strategy: a key of STRATEGIES.
+    Raises:
+        ValueError: an unknown strategy, or no options or too many.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if not 1 <= len(options) <= 26:
+        raise ValueError(f"need 1 to 26 options, got {len(options)}")
+    return STRATEGIES[strategy](reply, options)
+
+
+def foci_prefix(reply: str, options: Sequence[str]) -> int | None:
+    """What FOCI's released code does: the first letter of A, B, ... that the lower-cased reply starts with.
+
+    Kept to compare with its figures: "American Crow" and "Answer: B" are A, "(B)" and " B" are failures.
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz"[: len(options)]
+    return next((i for i, letter in enumerate(letters) if reply.lower().startswith(letter)), None)
+
+
+def strict(reply: str, options: Sequence[str]) -> int | None:
+    """See the module's text."""
+    text = re.sub(r"[ \t]+", " ", _MARKUP.sub("", unicodedata.normalize("NFKC", reply))).strip()
+    whole = {i for i, option in enumerate(options) if normalise(text) and normalise(option) == normalise(text)}
+    if whole:
+        return _only(whole)
+    for rule in (_declared, _leading, _standing):
+        choice = rule(text, options)
+        if choice != UNDECIDED:
+            return choice
+    return _only(_mentioned(text, options))
+
+
+STRATEGIES: dict[str, Strategy] = {"strict": strict, "foci-prefix": foci_prefix}
+
+
+def _declared(text: str, options: Sequence[str]) -> int | None:
+    """Rule 1: the last answer that is declared as such, by letter or by text."""
+    found: list[tuple[int, int | None]] = []
+    for match in _DECLARED.finditer(text):
+        rest = text[match.end() : match.end() + WINDOW]
+        choice = _letter_at(rest, options)
+        texts = _mentioned(_sentence(rest.lstrip()), options)
+        if choice != UNDECIDED or texts:
+            found.append((match.end(), choice if choice != UNDECIDED else _only(texts)))
+    for match in _RIGHT.finditer(text):
+        denied = re.search(rf"{_NOT}\b", match[0], re.IGNORECASE)
+        choice = _index(match[1], options)
+        if choice is not None and not denied and not _is_word(match[1], text[match.end(1) : match.end(1) + 20]):
+            found.append((match.end(), choice))
+    return max(found, key=lambda place: place[0])[1] if found else UNDECIDED
+
+
+def _leading(text: str, options: Sequence[str]) -> int | None:
+    """Rule 2: a letter at the very start. Not when lines start with several letters: then the choices are only
+repeated."""
+    heads = {_index(m[1], options) for m in re.finditer(r"(?m)^\s*[(\[]?([A-Za-z])[)\].:]", text)} - {None}
+    text = re.sub(r"^(?:option|choice|letter)\s+", "", text, flags=re.IGNORECASE)
+    return _letter_at(text[:WINDOW], options, start=True) if len(heads) < 2 else UNDECIDED
+
+
+def _standing(text: str, options: Sequence[str]) -> int | None:
+    """Rule 3: capitals that stand alone outside the options' texts, letters in brackets; not the denied ("not B")."""
+    for option in sorted(options, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(option)}(?!\w)", " ", text, flags=re.IGNORECASE)
+    letters = set()
+    for match in re.finditer(rf"([(\[]\s*)?(?<![\w'’.&/-])([A-Za-z]){_END}(\s*[)\]])?", text):
+        choice = _index(match[2], options)
+        bracketed = match[1] is not None and match[3] is not None
+        upper = match[2].isupper() and not _is_word(match[2], text[match.end(2) : match.end(2) + 20])
+        if choice is not None and (bracketed or upper) and not _denied(text, match.start(2)):
+            letters.add(choice)
+    return _only(letters) if letters else UNDECIDED
+
+
+def _letter_at(text: str, options: Sequence[str], start: bool = False) -> int | None:
+    """The option whose letter `text` begins with; None when what follows contradicts it, UNDECIDED for no letter.
+
+    A letter counts when it is set off ("B.", "(B)", end of line), when its own option's text follows, or a reason
+    does ("B because"). In a declaration a capital also counts as it is ("the answer is B here"), unless it may be a
+    word: A, I.
+    """
+    match = re.match(r"[\s\"'“]*" + _LETTER, text)
+    choice = _index(match[1], options) if match else None
+    if match is None or choice is None:
+        return UNDECIDED
+    rest = text[match.end() :]
+    set_off = match[0].strip(" \"'“\n") != match[1] or bool(re.match(r"\s*(?:$|[.:,;\n\"'”/=<–—-])", rest))
+    named = normalise(rest).startswith(normalise(options[choice]))
+    capital = match[1].isupper() and match[1] not in "AI" and not start
+    if not (set_off or named or capital or _REASON.match(rest)):
+        return UNDECIDED
+    other = _ANOTHER.match(rest)
+    if other and _index(other[1], options) not in (None, choice):
+        return None
+    beside = _mentioned(_sentence(rest), options)
+    return None if set_off and len(beside) == 1 and choice not in beside else choice
+
+
+def _sentence(text: str) -> str:
+    """Up to the end of the line or sentence, without the punctuation it starts with."""
+    return re.split(r"\n|\.\s|;", text.lstrip(" .:)-–—"), maxsplit=1)[0]
+
+
+def _is_word(letter: str, rest: str) -> bool:
+    """Whether a lone "A" or "I" is an article or a pronoun: a word follows it."""
+    return letter in "AIai" and re.match(r"[^\S\n]*\w", rest) is not None and not _REASON.match(rest)
+
+
+def _index(letter: str, options: Sequence[str]) -> int | None:
+    """0 for A or a, 1 for B ...; None when there is no such choice."""
+    index = ord(letter.upper()) - ord("A")
+    return index if index < len(options) else None
+
+
+def _mentioned(text: str, options: Sequence[str]) -> set[int]:
+    """Options whose text stands in `text` as whole words, not denied ("not a blue jay") and not inside a longer
+option's text."""
+    padded = f" {normalise(text)} "
+    places: list[tuple[int, int, int]] = []
+    for i, option in enumerate(options):
+        wanted = normalise(option)
+        start = padded.find(f" {wanted} ") if wanted else -1
+        while start >= 0:
+            places.append((start, -(start + len(wanted)), i))
+            start = padded.find(f" {wanted} ", start + 1)
+    found, reach, last = set(), 0, (0, 0)
+    for start, end, i in sorted(places):                     # the longest first: what ends within reach is nested
+        if -end > reach or (start, end) == last:
+            reach, last = max(reach, -end), (start, end)
+            if not _denied(padded, start):
+                found.add(i)
+    return found
+
+
+def _denied(text: str, start: int) -> bool:
+    return _DENIED.search(text[max(0, start - 40) : start]) is not None
+
+
+def _only(found: set[int]) -> int | None:
+    return next(iter(found)) if len(found) == 1 else None

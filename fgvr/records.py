@@ -1,0 +1,92 @@
+"""The record kinds and their checks: which fields there are, what they hold and which stage makes them.
+
+A stage asks for the fields that it uses and for no others; unknown fields are copied. Field names are the papers'
+words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fgvr.errors import RecordError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a record.
+
+    Args:
+        kind: the Python types that it may have.
+        word: how a person calls such a value.
+        made_by: the command that writes it; "" when only the user can.
+    """
+
+    kind: type | tuple[type, ...]
+    word: str
+    made_by: str = ""
+
+
+TEXT, NUMBER, MAP, LIST = (str, "text"), ((int, float), "a number"), (dict, "an object"), (list, "a list")
+FIELDS: dict[str, Field] = {
+    "id": Field(*TEXT, "dataset"),
+    "image": Field(*TEXT, "dataset"),
+    "category": Field(*TEXT, "dataset"),
+    "superclass": Field(*TEXT, "dataset"),
+    "split": Field(*TEXT, "dataset"),
+    "labels": Field(*MAP, "dataset"),
+    "attributes_true": Field(*MAP, "dataset"),
+    "attribute": Field(*TEXT, "discover-attrs"),
+    "attributes": Field(*MAP, "extract-attrs"),
+    "description": Field(*TEXT, "summarise"),
+    "negatives": Field(*LIST, "mine-negatives"),
+    "kind": Field(*TEXT, "questions"),
+    "question": Field(*TEXT, "questions"),
+    "options": Field(*LIST, "questions"),
+    "answer": Field(*TEXT, "questions"),
+    "answer_index": Field(int, "a whole number", "questions"),
+    "raw": Field(*TEXT, "eval"),
+    "prediction": Field(*TEXT, "eval"),
+    "correct": Field(bool, "true or false", "eval"),
+    "scores": Field(*LIST, "eval"),
+    "metric": Field(*TEXT, "score"),
+    "value": Field(*NUMBER, "score"),
+}
+# Fields whose null says something (docs/records.md); for any other field null is as good as missing.
+NULLABLE = {"prediction", "correct", "answer_index", "options"}
+
+
+def check(record: Record, required: Sequence[str], stage: str = "") -> None:
+    """Refuse a record that lacks a field or has a field of the wrong type.
+
+    Args:
+        required: the fields that the stage uses.
+        stage: the command that makes the missing field, where the table above would name another one.
+    Raises:
+        RecordError: "record has no 'description'; run `fgvr summarise` first".
+    """
+    for name in required:
+        field = FIELDS.get(name)
+        value = record.get(name)
+        if value is None and not (name in record and name in NULLABLE):
+            maker = stage or (field.made_by if field else "")
+            advice = f"run `fgvr {maker}` first" if maker else "add it"
+            raise RecordError(f"record has no {name!r}; {advice}")
+        if value is not None and field and not _is(value, field.kind):
+            raise RecordError(f"{name!r} must be {field.word}, got {_short(value)}; correct the record")
+        if value == "" and name in ("id", "image"):
+            raise RecordError(f"{name!r} is empty; correct the record")
+
+
+def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
+    if isinstance(value, bool):  # bool is an int to isinstance
+        return kind is bool
+    return isinstance(value, kind)
+
+
+def _short(value: Any, width: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 1] + "…"

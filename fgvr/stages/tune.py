@@ -1,0 +1,52 @@
+"""questions -> adapter: stage II of Finedefics, classification-centred instruction tuning (section 3.2, Eq 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fgvr import prompts
+from fgvr.errors import RecordError
+from fgvr.images import open_image
+from fgvr.models.vlm import Vlm
+from fgvr.training.conversations import Talk, encode, reply_loss
+from fgvr.training.trainer import Losses
+
+Record = dict[str, Any]
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def talk(record: Record) -> Talk:
+    """What is asked and what is learnt: the option's letter for a multiple-choice question, else the answer.
+
+    Raises:
+        RecordError: a multiple-choice question whose answer_index points to no option.
+    """
+    options = record.get("options")
+    if not options:
+        return Talk(record["question"], record["answer"])
+    index = record.get("answer_index")
+    if not isinstance(index, int) or not 0 <= index < len(options):
+        raise RecordError(f"answer_index {index!r} is none of its {len(options)} options; run `fgvr questions` again")
+    return Talk(prompts.multiple_choice(record["question"], options), LETTERS[index])
+
+
+def objective(vlm: Vlm, image_root: str | Path, micro_batch: int) -> Losses:
+    """The generation loss of a batch of questions on its reply tokens, each token of the batch counting the same.
+
+    Args:
+        micro_batch: records that go through the model at once; their gradients add up to the whole batch's.
+    """
+
+    def step(records: Sequence[Record]) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        talks = [talk(record) for record in records]
+        lengths = [sum(label >= 0 for label in encode(vlm, t, 1)[1]) for t in talks]
+        for start in range(0, len(records), micro_batch):
+            part = slice(start, start + micro_batch)
+            features = vlm.features(vlm.pixels([open_image(image_root, record["image"]) for record in records[part]]))
+            yield reply_loss(vlm, talks[part], features) * (sum(lengths[part]) / sum(lengths)), {}
+
+    return step

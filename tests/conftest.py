@@ -1,0 +1,35 @@
+"""What all tests share. No network, no downloaded weights, one thread a process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("FGVR_COMPLETE", None)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference files that is no part of the project (FGVR_SHARED)."""
+    folder = os.environ.get("FGVR_SHARED", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FGVR_SHARED names no folder of reference files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_vlm() -> Path:
+    """The embedded vision-language model."""
+    return ROOT / "examples" / "toy" / "vlm"
+
+
+@pytest.fixture(scope="session")
+def toy_clip() -> Path:
+    """The embedded CLIP."""
+    return ROOT / "examples" / "toy" / "clip"

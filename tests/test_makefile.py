@@ -1,0 +1,261 @@
+"""The Makefile, driven with a stub for fgvr: what runs when, what a change makes again, what a kill costs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+TOP = Path(__file__).parent.parent
+STUB = """\
+#!/usr/bin/env bash
+# notes its words, then writes -o by way of a partial, like fgvr; stops half-way where it is told to
+set -euo pipefail
+printf '%s\\n' "$*" >> calls
+name=$1
+for ((i = 1; i < $#; i++)); do [ "${!i}" != -o ] || { j=$((i + 1)); out=${!j}; }; done
+if [ -z "${out:-}" ]; then echo "$name of ${!#}"; exit; fi
+case $name in
+  align | tune) mkdir -p "$out.partial" ;;
+  *) echo "$*" > "$out.partial" ;;
+esac
+[ "${STOP:-}" != "$name" ] || exit 143
+rm -rf "$out"
+mv "$out.partial" "$out"
+"""
+ALL = [
+    "dataset", "dataset", "dataset", "discover-attrs", "extract-attrs", "summarise", "mine-negatives", "mine-negatives",
+    "align", "questions", "questions", "tune", "eval", "eval", "probe", "probe", "score", "score",
+]  # fmt: skip
+AFTER_MINING = ["mine-negatives", "mine-negatives", "align", "questions", "questions", "tune", "eval", "eval", "probe"]
+
+
+class World:
+    """A folder with the Makefile, its fragments, two model folders and a stub fgvr."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(exist_ok=True)
+        shutil.copy(TOP / "Makefile", root)
+        for path in ("setup.cfg", "constraints.txt"):
+            shutil.copy(TOP / path, root)
+        for fragment in (TOP / "examples").glob("*.mk"):
+            (root / "examples").mkdir(exist_ok=True)
+            shutil.copy(fragment, root / "examples")
+        for model in ("vlm", "clip"):
+            (root / "examples" / "toy" / model).mkdir(parents=True)
+            (root / "examples" / "toy" / model / "model.safetensors").touch()
+        self.write("stub", STUB).chmod(0o755)
+
+    def write(self, path: str, text: str) -> Path:
+        (self.root / path).write_text(text)
+        return self.root / path
+
+    def make(self, *words: str, status: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        command = ["make", "FGVR=./stub", *words]
+        done = subprocess.run(
+            command, cwd=self.root, env={**clean, **env}, text=True, capture_output=True, timeout=60
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "undefined variable" not in done.stderr
+        return done
+
+    def calls(self) -> list[str]:
+        """The stub's calls since the last look."""
+        file = self.root / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+    def ran(self, *words: str, **env: str) -> list[str]:
+        """The stages that `make all` with these words runs, in alphabetical order."""
+        self.make("all", *words, **env)
+        return sorted(call.split()[0] for call in self.calls())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "a world")  # the clone's own path may hold a space
+
+
+def test_the_chain_runs_once_and_then_nothing(world: World) -> None:
+    assert world.ran() == sorted(ALL)
+    assert (world.root / "runs/toy/predictions.jsonl").exists()
+    start = time.perf_counter()
+    done = world.make("all")
+    assert time.perf_counter() - start < 3
+    assert world.calls() == []
+    assert done.stdout == (world.root / "runs/toy/table.txt").read_text() + "files: runs/toy\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ("NEGATIVES=5", AFTER_MINING),
+        ("SEED=1", [name for name in ALL if name not in ("discover-attrs", "score")]),
+        ("ALIGN_OPTIONS=--epochs 2", ["align", "tune", "eval", "probe"]),
+        ("TUNE_OPTIONS=--epochs 2", ["tune", "eval", "probe"]),
+        ("EVAL_OPTIONS=--max-new-tokens 8", ["eval", "eval"]),
+        ("PROBE_OPTIONS=--epochs 2", ["probe", "probe"]),
+        ("QUESTIONS_OPTIONS=--options 5", ["questions", "questions", "tune", "eval", "eval", "probe"]),
+        ("SUMMARISE_OPTIONS=--max-new-tokens 8", ["summarise", *AFTER_MINING]),
+        ("EXTRACT_OPTIONS=--max-new-tokens 8", ["extract-attrs", "summarise", *AFTER_MINING]),
+        ("ENCODER=clip:other", AFTER_MINING),
+        ("DATASET_OPTIONS=--size 64", [name for name in ALL if name not in ("discover-attrs", "score")]),
+        ("SUPERCLASS=beast", ["discover-attrs", "extract-attrs", "summarise", *AFTER_MINING]),
+        ("DEVICE=cpu", []),
+        ("BATCH=3", []),
+    ],
+)  # fmt: skip
+def test_a_changed_variable_makes_again_what_depends_on_it(world: World, change: str, again: list[str]) -> None:
+    world.make("all")
+    world.calls()
+    ran = [name for name in world.ran(change) if name != "score"]
+    assert ran == sorted(again)
+    assert world.ran(change) == []
+    assert [name for name in world.ran() if name != "score"] == sorted(again), "back to the old value"
+
+
+def test_a_changed_model_makes_its_stages_again(world: World) -> None:
+    world.make("all")
+    world.calls()
+    (world.root / "examples/toy/clip/model.safetensors").touch()
+    assert [name for name in world.ran() if name != "score"] == sorted(AFTER_MINING)
+    (world.root / "examples/toy/vlm/model.safetensors").touch()
+    again = [name for name in ALL if name not in ("dataset", "score")]
+    assert [name for name in world.ran() if name != "score"] == sorted(again)
+
+
+def test_a_removed_file_is_made_again(world: World) -> None:
+    world.make("all")
+    world.calls()
+    (world.root / "runs/toy/triples.jsonl").unlink()
+    assert "summarise" in world.ran()
+
+
+def test_looking_makes_nothing(world: World) -> None:
+    world.make("-n", "all")
+    world.make("help")
+    world.make("-q", "all", status=1)
+    assert not (world.root / "runs").exists() and not world.calls()
+
+
+def test_several_jobs(world: World) -> None:
+    assert world.ran("-j2") == sorted(ALL)
+
+
+@pytest.mark.parametrize("stage", ["extract-attrs", "align", "tune", "eval"])
+def test_a_killed_stage_is_resumed(world: World, stage: str) -> None:
+    world.make("all", status=2, STOP=stage)
+    assert " --resume " in [call for call in world.calls() if call.startswith(stage)][-1]
+    world.make("all")
+    first = world.calls()[0]
+    assert first.startswith(stage) and " --resume " in first
+
+
+@pytest.mark.parametrize(
+    "change", ["EXTRACT_OPTIONS=--max-new-tokens 8", "SUPERCLASS=beast", "DATASET_OPTIONS=--size 64"]
+)
+def test_a_partial_result_of_other_settings_is_not_resumed(world: World, change: str) -> None:
+    """Its own settings, a side input and the input: --resume would mix two runs, or be refused."""
+    world.make("all", status=2, STOP="extract-attrs")
+    world.calls()
+    world.make("all", change, status=2, STOP="extract-attrs")
+    assert " --resume " not in [call for call in world.calls() if call.startswith("extract-attrs")][-1]
+    world.make("all", change)
+    assert " --resume " in world.calls()[0], "but the new one is"
+
+
+def test_a_stale_folder_is_not_resumed(world: World) -> None:
+    world.make("all", status=2, STOP="align")
+    world.calls()
+    world.make("all", "ALIGN_OPTIONS=--epochs 2")
+    (call,) = [call for call in world.calls() if call.startswith("align")]
+    assert " --resume " not in call
+
+
+def test_a_data_set_in_folders(world: World) -> None:
+    words = ("DATASET=folder", "DATA=/some photos/it's", "SUPERCLASS=grocery product", "CLASSUNIT=kinds", "RUN=runs/x/")
+    world.make("all", *words)
+    calls = world.calls()
+    assert calls[0].startswith("dataset folder --root /some photos/it's --superclass grocery product --split ")
+    assert all("/some photos/it's" in call for call in calls if call.startswith(("extract", "align", "tune", "probe")))
+    assert world.ran(*words) == []
+    assert "dataset" in world.ran(*words[:1], "DATA=/other", *words[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["DATASET=folder"], "DATA is not set"),
+        (["DATASET=folder", "DATA=/x"], "SUPERCLASS is not set"),
+        (["DATASET=nope"], "unknown DATASET 'nope'; there are: folder toy"),
+        (["MODEL=my models/vlm"], "MODEL may not contain spaces: 'my models/vlm'"),
+        (["RUN=my runs"], "RUN may not contain spaces: 'my runs'"),
+    ],
+)
+def test_a_wrong_variable_is_one_clear_line(world: World, words: list[str], message: str) -> None:
+    done = world.make("all", *words, status=2)
+    assert message in done.stderr and len(done.stderr.splitlines()) == 1 and not done.stdout
+    assert not (world.root / "runs").exists()
+
+
+def test_an_old_python_is_one_clear_line(world: World) -> None:
+    world.write("python", "#!/bin/sh\nexit 1\n").chmod(0o755)
+    done = world.make("setup", "PYTHON=./python", status=2)
+    assert done.stderr.splitlines()[0].startswith("fgvr needs Python 3.10 or newer")
+    assert not (world.root / ".venv").exists()
+
+
+def test_help_names_every_target_and_variable(world: World) -> None:
+    text = world.make("help").stdout
+    makefile = (TOP / "Makefile").read_text() + (TOP / "examples/toy.mk").read_text()
+    targets = set(re.findall(r"^\.PHONY: (.*)", makefile, re.M)[0].split()) - {"FORCE"}
+    variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.M))
+    shown = set(re.findall(r"^  (\S+) ", text, re.M))
+    assert shown == targets | variables
+    assert "[bird]" in text and "Data sets: folder toy" in text
+    assert "DATA is not set" not in world.make("help", "DATASET=folder").stdout
+
+
+def test_clean_leaves_no_trace(tmp_path: Path) -> None:
+    """Everything that .gitignore names goes."""
+    world = World(tmp_path / "clone")
+    shutil.copy(TOP / ".gitignore", world.root)
+    git = ["git", "-C", str(world.root), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    world.make("all")
+    world.calls()
+    for line in (TOP / ".gitignore").read_text().split():
+        folder = world.root / "examples" / line if line.startswith("__") else world.root / line
+        folder.mkdir(exist_ok=True)
+        (folder / "file").touch()
+    world.make("clean")
+    status = [*git, "status", "--ignored", "--porcelain"]
+    assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("DATASET=folder", "DATA=/x", "SUPERCLASS=product", "SEED=1", "DEVICE=cpu", "BATCH=2")]
+)
+def test_every_command_and_option_of_the_chain_exists(world: World, words: tuple[str, ...]) -> None:
+    from fgvr.cli.group import cli
+
+    lines = world.make("-n", "all", "NEGATIVES=5", *words).stdout.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("./stub ")]
+    assert len(commands) == len(ALL)
+    for command in commands:
+        group: click.Command = cli
+        while isinstance(group, click.Group):
+            group = group.get_command(click.Context(group), command.pop(0)) or pytest.fail(f"no such: {command}")
+        known = {name for param in group.params for name in (*param.opts, *param.secondary_opts)}
+        assert {word for word in command if word.startswith("-")} <= known, command

@@ -1,0 +1,126 @@
+"""The batch scripts of examples/slurm, run as SLURM would run them, with a stub fgvr and a fake scontrol and sbatch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent
+# notes its words; where it is told to, it works for a minute, and on TERM leaves a partial result, as fgvr does
+STUB = """\
+#!/usr/bin/env bash
+printf '%s\\n' "$*" >> calls
+for ((i = 1; i < $#; i++)); do [ "${!i}" != -o ] || { j=$((i + 1)); out=${!j}; }; done
+[ -n "${out:-}" ] || exit 0
+if [ "${SLOW:-}" = "$1" ]; then
+  [ "${FAIL:-}" != "$1" ] || exit 1
+  trap 'echo half > "$out.partial"; exit 143' TERM
+  touch working
+  for ((i = 0; i < 600; i++)); do sleep 0.1; done
+fi
+rm -f "$out.partial"
+case $1 in align | tune) mkdir -p "$out"; touch "$out" ;; *) printf '%s\\n' "$*" > "$out" ;; esac
+"""
+# sbatch [--wait] --array=1-N SCRIPT WORDS: every task, one after the other
+SBATCH = """\
+#!/usr/bin/env bash
+set -e
+[ "$1" = --wait ]; shift
+export SLURM_ARRAY_TASK_COUNT=${1#--array=1-}; shift
+script=$1; shift
+for ((k = 1; k <= SLURM_ARRAY_TASK_COUNT; k++)); do SLURM_ARRAY_TASK_ID=$k bash "$script" "$@"; done
+"""
+
+
+class Cluster:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for path in ("Makefile", "setup.cfg", "constraints.txt"):
+            shutil.copy(TOP / path, root)
+        shutil.copytree(TOP / "examples" / "slurm", root / "examples" / "slurm")
+        for fragment in (TOP / "examples").glob("*.mk"):
+            shutil.copy(fragment, root / "examples")
+        (root / "bin").mkdir()
+        for name, text in (("fgvr", STUB), ("scontrol", "#!/bin/sh\necho scontrol $* >> calls\n"), ("sbatch", SBATCH)):
+            (root / "bin" / name).write_text(text)
+            (root / "bin" / name).chmod(0o755)
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "SLURM"))}
+        path = f"{root / 'bin'}:{os.environ['PATH']}"
+        self.env = {**keep, "PATH": path, "FGVR": "bin/fgvr", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(root)}
+
+    def job(self, **env: str) -> subprocess.Popen[str]:
+        """all.sbatch on a node, from another folder and with no say over its process group."""
+        script = self.root / "examples/slurm/all.sbatch"
+        return subprocess.Popen(
+            ["bash", str(script), "SEED=3"], cwd="/", env={**self.env, **env}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+
+    def stop(self, job: subprocess.Popen[str], signum: int) -> tuple[int, list[str]]:
+        """Send a signal to the batch script alone (SLURM's B:), once a stage works; its status and the last calls."""
+        for _ in range(600):
+            if (self.root / "working").exists():
+                break
+            time.sleep(0.05)
+        (self.root / "working").unlink()
+        os.kill(job.pid, signum)
+        job.communicate(timeout=20)
+        return job.returncode, self.calls()
+
+    def calls(self) -> list[str]:
+        lines = (self.root / "calls").read_text().splitlines()
+        (self.root / "calls").unlink()
+        return lines
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    return Cluster(tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["extract-attrs", "align"])
+def test_a_job_out_of_time_stops_requeues_itself_and_goes_on(cluster: Cluster, stage: str) -> None:
+    status, calls = cluster.stop(cluster.job(SLOW=stage), signal.SIGUSR1)
+    assert (status, calls[-1]) == (0, "scontrol requeue 7")
+    assert calls[-2].startswith(stage)
+    left = {"extract-attrs": "extracted.jsonl.partial", "align": "align.partial"}[stage]
+    assert (cluster.root / "runs/toy" / left).read_text() == "half\n", "the stage was told to stop, not killed"
+
+    again = cluster.job()
+    again.communicate(timeout=60)
+    calls = cluster.calls()
+    assert again.returncode == 0
+    assert calls[0].startswith(f"{stage} ") and " --resume " in calls[0]
+    assert not any(call.startswith("scontrol") for call in calls)
+
+
+def test_a_cancelled_job_is_not_requeued(cluster: Cluster) -> None:
+    status, calls = cluster.stop(cluster.job(SLOW="tune"), signal.SIGTERM)
+    assert status != 0 and calls[-1].startswith("tune ")
+    assert (cluster.root / "runs/toy/tune.partial").exists()
+
+
+def test_a_failed_job_is_not_requeued(cluster: Cluster) -> None:
+    job = cluster.job(SLOW="tune", FAIL="tune")
+    job.communicate(timeout=60)
+    assert job.returncode == 2 and cluster.calls()[-1].startswith("tune ")
+
+
+def test_an_array_of_parts_and_cat(cluster: Cluster) -> None:
+    script = (cluster.root / "examples/slurm/extract-array.sbatch").read_text().splitlines()
+    shown = [line.removeprefix("#     ") for line in script if line.startswith("#     ")]
+    assert len(shown) == 4
+    for line in shown:
+        for theirs, here in {"DATASET=folder ...": "VQA=hf:org/model", "8": "3", "/photos": "runs/x/images"}.items():
+            line = line.replace(theirs, here)
+        subprocess.run(["bash", "-euc", line], cwd=cluster.root, env=cluster.env, check=True, stdout=subprocess.DEVNULL)
+    parts = [call for call in cluster.calls() if call.startswith("extract-attrs")]
+    assert [call.split("--shard ")[1].split()[0] for call in parts] == ["1/3", "2/3", "3/3"], "make did not do it again"
+    assert all(call.startswith("extract-attrs --model hf:org/model --image-root runs/x/images") for call in parts)
+    assert (cluster.root / "runs/x/extracted.jsonl").read_text().splitlines() == parts
