@@ -5,8 +5,8 @@ MAKEFLAGS   += --no-builtin-rules --warn-undefined-variables
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := all
 
-ifeq ($(filter 4.% 5.%,$(MAKE_VERSION)),)
-$(error fgvr needs GNU make 4 or newer; this is $(MAKE_VERSION))
+ifneq ($(or $(filter 3.% 4.0 4.0.% 4.1 4.1.%,$(MAKE_VERSION)),$(if $(MAKE_VERSION),,none)),)
+$(error fgvr needs GNU make 4.2 or newer; this is $(MAKE_VERSION))
 endif
 
 # --- variables: a line "## meaning" above each is what `make help` prints ---------------------------------------------
@@ -27,13 +27,15 @@ include examples/$(DATASET).mk
 
 ## vision-language model that is aligned and tuned: a folder or scheme:name[@revision]
 MODEL ?= examples/toy/vlm
+# settings that suit a model, such as ALIGN_OPTIONS, may stand beside its folder
+include $(wildcard $(MODEL).mk)
 ## language model that lists attributes and writes descriptions
 LLM ?= $(MODEL)
 ## vision-language model that answers attribute questions
 VQA ?= $(MODEL)
 ## CLIP model that finds hard negatives: a folder or scheme:name[@revision]
 ENCODER ?= examples/toy/clip
-## hard negatives for each training image (empty: the stage's own default, as below)
+## hard negatives for each training image (empty, here and below: as `fgvr STAGE --help` says)
 NEGATIVES ?=
 ## seed of every draw
 SEED ?=
@@ -177,11 +179,11 @@ $(RUN)/predictions-before.jsonl: $(RUN)/questions-test.jsonl $(call files,$(MODE
 $(RUN)/predictions.jsonl: $(RUN)/questions-test.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/eval | $(SETUP)
 	$(FGVR) $(stage.eval) --adapter $(RUN)/tune $(images) $(how) $(call resume,$@) $<
 
-$(RUN)/probe-before.jsonl: $(RUN)/test.jsonl $(RUN)/triples.jsonl $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
-	$(FGVR) $(stage.probe) --train $(RUN)/triples.jsonl $(images) $(how) $(call resume,$@) $<
+$(RUN)/probe-before.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
+	$(FGVR) $(stage.probe) --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
 
-$(RUN)/probe.jsonl: $(RUN)/test.jsonl $(RUN)/triples.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
-	$(FGVR) $(stage.probe) --adapter $(RUN)/tune --train $(RUN)/triples.jsonl $(images) $(how) $(call resume,$@) $<
+$(RUN)/probe.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
+	$(FGVR) $(stage.probe) --adapter $(RUN)/tune --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
 
 BEFORE := $(addprefix $(RUN)/,predictions-before.jsonl probe-before.jsonl)
 AFTER  := $(addprefix $(RUN)/,predictions.jsonl probe.jsonl)
@@ -239,7 +241,7 @@ lock: | $(BIN)/python
 
 ## train the embedded models of examples/toy anew
 toy-models: $(TOOLS)
-	$(BIN)/python examples/toy/recipe.py tokenizer clip vlm measure
+	$(BIN)/python examples/toy/recipe.py tower vlm clip measure
 
 ## remove everything that make has made, all results in runs/ too
 clean:

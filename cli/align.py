@@ -32,5 +32,12 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     from fgvr.stages.align import objective
 
     training.run(
-        job, model, adapter, image_root, device, settings, required=("image", "description", "category", "negatives"),
-        objective=lambda vlm: objective(vlm, image_root, settings.loss_form, settings.temperature, settings.reduction))
+        job,
+        model,
+        adapter,
+        image_root,
+        device,
+        settings,
+        required=("image", "description", "category", "negatives"),
+        objective=lambda vlm: objective(vlm, image_root, settings.loss_form, settings.temperature, settings.reduction),
+    )

@@ -46,7 +46,7 @@ def command(job: Job, encoder: str, image_root: str, pool: str | None, device: s
             yield item
 
     with job.run(models=[clip.about], recompute=True) as run:
-        items = run.read(required)
+        items = job.progress(run.read(required))  # the work is done while reading
         mined = mine(items, clip, image_root, settings.per_anchor, settings.batch_size, candidates)
         run.write(counted(mined))
     if short:

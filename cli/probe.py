@@ -34,11 +34,11 @@ def command(
 ) -> None:
     """Fit a linear probe on a model's object features.
 
-    Reads the test images' records (image, category) and writes metrics records: the accuracy of a linear probe fitted on
-    --train, on the features of the last object token and on their mean; and, of the embeddings that alignment is about,
-    alignment quality with the category names, inter-class distance, intra-class variance and retrieval R@1 between
-    objects and names. A fifth of each category's training images chooses the probe's penalty. --features keeps the test
-    images' features with their ids. Buffers the stream (records and features, not images).
+    Reads the test images' records (image, category) and writes metrics records: the accuracy of a linear probe
+    fitted on --train, on the features of the last object token and on their mean; and, of the embeddings that
+    alignment is about, alignment quality with the category names, inter-class distance, intra-class variance and
+    retrieval R@1 between objects and names. A fifth of each category's training images chooses the probe's penalty.
+    --features keeps the test images' features with their ids. Buffers the stream (records and features, not images).
 
     \b
     Examples:
@@ -57,10 +57,10 @@ def command(
     with job.run(models=[vlm.about], recompute=True) as run:
         if run.complete:
             return
-        of_train = probe.training_features(known, vlm, image_root, settings.batch_size)
         items = job.progress(run.read(required=("image", "category")))
         kept, of_test = probe.features(items, vlm, image_root, settings.batch_size)
         test = list(run.checked(kept))
+        of_train = probe.training_features(known, vlm, image_root, settings.batch_size)
         metrics = list(probe.probe(known, of_train, test, of_test, vlm, settings.seed))
         if features is not None:
             from fgvr import tensors

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 
 def run(
-    job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Training, *,
-    required: Sequence[str], objective: Callable[[Vlm], Any],
+    job: Job,
+    model: str,
+    adapter: str | None,
+    image_root: str,
+    device: str,
+    settings: Training,
+    *,
+    required: Sequence[str],
+    objective: Callable[[Vlm], Any],
 ) -> None:
     """Train `objective(vlm)` on the records of `job` and commit the adapter folder."""
     from fgvr.models.vlm import open_vlm

@@ -31,5 +31,13 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     """
     from fgvr.stages.tune import objective
 
-    training.run(job, model, adapter, image_root, device, settings, required=("image", "question", "answer"),
-                 objective=lambda vlm: objective(vlm, image_root, settings.micro_batch or settings.batch_size))
+    training.run(
+        job,
+        model,
+        adapter,
+        image_root,
+        device,
+        settings,
+        required=("image", "question", "answer"),
+        objective=lambda vlm: objective(vlm, image_root, settings.micro_batch or settings.batch_size),
+    )

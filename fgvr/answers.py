@@ -44,13 +44,14 @@ _DECLARED = re.compile(
     re.IGNORECASE,
 )
 _RIGHT = re.compile(
-    rf"(?<![\w'’]){_LETTER}[^.\n]{{0,60}}?\b(?:is|seems|appears|looks)\s+(?:to be\s+)?"
+    rf"(?<![\w'’]){_LETTER}(?:(?!\b(?-i:[A-Z])\b)[^\n]){{0,60}}?\b(?:is|seems|appears|looks)\s+(?:to be\s+)?"
     r"(?:(?:the|most|likely|probably|best|clearly|only)\s+)*(?:correct|right|answer|match|fit)\b",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"\s*(?:because|since|as|given|due|based|and|or|for|with|is|seems|appears|looks|matches|fits)\b")
 _ANOTHER = re.compile(r"\s*(?:[,;./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*" + _LETTER + r"\s*(?:$|[.,;:\n)])")
 _NOT = r"(?:\bnot|\bcannot|\b(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
+_IS_NOT = re.compile(rf"\s*(?:{_NOT}|(?:is|was|are|were|can|could|would)\s+not)\b", re.IGNORECASE)
 _DENIED = re.compile(
     rf"(?:{_NOT}|\bneither|\bnor|\bunlike|\brather than|\binstead of|\bexcept)(?: be)?"
     r"(?: (?:a|an|the|option|choice))*\s*[(\[]?$",
@@ -137,9 +138,8 @@ def _declared(text: str, options: Sequence[str]) -> int | None:
         if choice != UNDECIDED or texts:
             found.append((match.end(), choice if choice != UNDECIDED else _only(texts)))
     for match in _RIGHT.finditer(text):
-        denied = re.search(rf"{_NOT}\b", match[0], re.IGNORECASE)
         choice = _index(match[1], options)
-        if choice is not None and not denied and not _is_word(match[1], text[match.end(1) : match.end(1) + 20]):
+        if choice is not None and not _is_word(match[1], text[match.end(1) : match.end(1) + 20]):
             found.append((match.end(), choice))
     return max(found, key=lambda place: place[0])[1] if found else UNDECIDED
 
@@ -149,7 +149,7 @@ def _leading(text: str, options: Sequence[str]) -> int | None:
 repeated."""
     heads = {_index(m[1], options) for m in re.finditer(r"(?m)^\s*[(\[]?([A-Za-z])[)\].:]", text)} - {None}
     text = re.sub(r"^(?:option|choice|letter)\s+", "", text, flags=re.IGNORECASE)
-    return _letter_at(text[:WINDOW], options, start=True) if len(heads) < 2 else UNDECIDED
+    return _letter_at(text[:WINDOW], options) if len(heads) < 2 else UNDECIDED
 
 
 def _standing(text: str, options: Sequence[str]) -> int | None:
@@ -161,26 +161,25 @@ def _standing(text: str, options: Sequence[str]) -> int | None:
         choice = _index(match[2], options)
         bracketed = match[1] is not None and match[3] is not None
         upper = match[2].isupper() and not _is_word(match[2], text[match.end(2) : match.end(2) + 20])
-        if choice is not None and (bracketed or upper) and not _denied(text, match.start(2)):
+        if choice is not None and (bracketed or upper) and not _denied(text, match.start(2), match.end()):
             letters.add(choice)
     return _only(letters) if letters else UNDECIDED
 
 
-def _letter_at(text: str, options: Sequence[str], start: bool = False) -> int | None:
+def _letter_at(text: str, options: Sequence[str]) -> int | None:
     """The option whose letter `text` begins with; None when what follows contradicts it, UNDECIDED for no letter.
 
     A letter counts when it is set off ("B.", "(B)", end of line), when its own option's text follows, or a reason
-    does ("B because"). In a declaration a capital also counts as it is ("the answer is B here"), unless it may be a
-    word: A, I.
+    does ("B because"). Another capital counts as it is ("the answer is B here"), unless it may be a word: A, I.
     """
     match = re.match(r"[\s\"'“]*" + _LETTER, text)
     choice = _index(match[1], options) if match else None
-    if match is None or choice is None:
+    if match is None or choice is None or _denied(text, match.start(1), match.end()):
         return UNDECIDED
     rest = text[match.end() :]
-    set_off = match[0].strip(" \"'“\n") != match[1] or bool(re.match(r"\s*(?:$|[.:,;\n\"'”/=<–—-])", rest))
+    set_off = match[0].strip(" \"'“\n") != match[1] or bool(re.match(r"\s*(?:$|[.:,;(\n\"'”/=<–—-])", rest))
     named = normalise(rest).startswith(normalise(options[choice]))
-    capital = match[1].isupper() and match[1] not in "AI" and not start
+    capital = match[1].isupper() and match[1] not in "AI"
     if not (set_off or named or capital or _REASON.match(rest)):
         return UNDECIDED
     other = _ANOTHER.match(rest)
@@ -215,19 +214,21 @@ option's text."""
         wanted = normalise(option)
         start = padded.find(f" {wanted} ") if wanted else -1
         while start >= 0:
-            places.append((start, -(start + len(wanted)), i))
+            places.append((start, -(start + 1 + len(wanted)), i))
             start = padded.find(f" {wanted} ", start + 1)
     found, reach, last = set(), 0, (0, 0)
     for start, end, i in sorted(places):                     # the longest first: what ends within reach is nested
         if -end > reach or (start, end) == last:
             reach, last = max(reach, -end), (start, end)
-            if not _denied(padded, start):
+            if not _denied(padded, start, -end):
                 found.add(i)
     return found
 
 
-def _denied(text: str, start: int) -> bool:
-    return _DENIED.search(text[max(0, start - 40) : start]) is not None
+def _denied(text: str, start: int, end: int) -> bool:
+    """Whether "not" stands just before text[start:end], or "is not" just behind it."""
+    before, behind = text[max(0, start - 40) : start], text[end : end + 20]
+    return _DENIED.search(before) is not None or _IS_NOT.match(behind) is not None
 
 
 def _only(found: set[int]) -> int | None:

@@ -11,6 +11,7 @@ Errors (RecordError, one line):
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from pathlib import Path
@@ -21,9 +22,10 @@ from fgvr.errors import RecordError
 
 MAX_PIXELS = 50_000_000
 # What photographs come as. Pillow knows more formats, some of which start other programs (EPS runs ghostscript).
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2", ".avif")
 ORIENTATION = 0x0112
+Image.init()  # registers all of FORMATS, not just the commonest
 
 
 def locate(root: str | Path, path: str) -> Path:
@@ -67,7 +69,7 @@ def open_image(
     file = locate(root, relative_path)
     shown = f"image {relative_path!r}"
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=_formats()) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise RecordError(f"{shown} has {width} x {height} pixels, more than {max_pixels}; scale it down")
@@ -84,6 +86,13 @@ def open_image(
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything
         why = " ".join(str(error).split())[:120] or type(error).__name__
         raise RecordError(f"cannot decode {shown}: {why[:1].lower()}{why[1:]}; replace it") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of FORMATS that this Pillow was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -20,7 +20,8 @@ from fgvr.errors import FgvrError, RecordError, Stopped, TryAgain, UsageError
 from fgvr.faults import ErrorFile
 from fgvr.output import Atomic, AtomicFile, AtomicFolder, Plain
 from fgvr.records import Record
-from fgvr.stream import Bad, Item, Shard, Source
+from fgvr.source import Source, packer
+from fgvr.stream import Bad, Item, Shard
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Job:
                 raise UsageError(f"--errors {self.errors} is also the output; name another file")
         self._spare(self.source)
         for name in (self.source, self.output):
-            stream.packer(name or "")
+            packer(name or "")
 
     def _check_output(self) -> None:
         out = self.output
@@ -103,18 +104,21 @@ class Job:
     def attach(self, path: str) -> Source:
         """Enter a file that the command reads by itself into the run record."""
         source = Source(path)
+        source.records = None
         self._spare(path)
-        stream.packer(path)
+        packer(path)
         self.inputs.append(source)
         return source
 
     def load(self, path: str, required: Sequence[str] = (), *, stage: str = "", unique: bool = False) -> list[Record]:
         """All records of a side input (`--attrs FILE`), which enters the run record. Its first bad line is an error."""
         found: list[Record] = []
-        for item in stream.read(self.attach(path), required=required, stage=stage, unique=unique):
+        source = self.attach(path)
+        for item in stream.read(source, required=required, stage=stage, unique=unique):
             if isinstance(item, Bad):
                 raise FgvrError(str(item))
             found.append(item)
+        source.digest()
         return found
 
     def run(
@@ -245,6 +249,8 @@ class Run:
         finally:
             self._errors.close()
             self.target.close()
+            for source in self._sources():
+                source.close()
 
     def _finish(self) -> None:
         if self._done and not self.recompute:

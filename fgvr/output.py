@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from fgvr import provenance, signals
 from fgvr.errors import NO_ROOM, FgvrError, Stopped, TryAgain, reason
-from fgvr.stream import decode, zstd_open
+from fgvr.source import zstd_open
+from fgvr.stream import decode
 
 PARTIAL = ".partial"
 PACKED = (".gz", ".zst")
@@ -105,13 +106,17 @@ class Atomic:
         self.shown = f"{os.path.normpath(path)}{PARTIAL}"
         self.size = 0  # of what is worth keeping; 0 when there is nothing
 
+    def measure(self) -> int:
+        """Bring `size` up to date."""
+        return self.size
+
     def failed(self, error: OSError) -> FgvrError:
         return unwritable(self.shown, error)
 
     @property
     def left(self) -> str:
         """What a stopped run leaves, for a person."""
-        return f"{self.shown} keeps what is done, run again with --resume" if self.size else ""
+        return f"{self.shown} keeps what is done, run again with --resume" if self.measure() else ""
 
     def complete(self, run: provenance.RunRecord) -> bool:
         """Whether X is there, whole, from an equal run on equal inputs. Touches it then, for make compares times."""
@@ -226,10 +231,11 @@ class AtomicFolder(Atomic):
         if old.exists() and not self.final.exists():
             os.replace(old, self.final)  # a crash between the two renames of commit
         self.fd = lock(self.partial, folder=True)
-        self._measure()
+        self.measure()
 
-    def _measure(self) -> None:
+    def measure(self) -> int:
         self.size = sum(path.is_file() for path in self.partial.rglob("*"))
+        return self.size
 
     def clear(self) -> None:
         """Forget what an earlier run left."""
@@ -267,11 +273,9 @@ class AtomicFolder(Atomic):
         """Let go of the lock; what holds no file is of no use to anyone."""
         if self.fd < 0:
             return
-        if self.partial.exists():
-            self._measure()
-            if not self.size:
-                shutil.rmtree(self.partial)
-                self.record.unlink(missing_ok=True)
+        if self.partial.exists() and not self.measure():
+            shutil.rmtree(self.partial)
+            self.record.unlink(missing_ok=True)
         os.close(self.fd)
 
 

@@ -7,23 +7,17 @@ So one bad record neither kills a stream nor moves its neighbours, and the calle
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
-import os
 import re
-import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
-from fgvr import records, signals
-from fgvr.errors import FgvrError, RecordError, reason
+from fgvr import records
+from fgvr.errors import RecordError, reason
 from fgvr.records import Record
-
-CHUNK = 1 << 16
+from fgvr.source import Source
 
 
 @dataclass(frozen=True)
@@ -97,143 +91,6 @@ def _finite(value: Any) -> bool:
     return True
 
 
-class _Hashing(io.RawIOBase):
-    """A raw reader that hashes what passes."""
-
-    def __init__(self, inner: IO[bytes]) -> None:
-        self.inner = inner
-        self.hash = hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.inner.read(len(buffer))
-        count = len(data) if data else 0
-        buffer[:count] = data or b""
-        self.hash.update(buffer[:count])
-        return count
-
-
-class Source:
-    """One JSONL input, its bytes hashed as they are read.
-
-    Args:
-        name: a path, or "-" for stdin. `.gz` and `.zst` are unpacked; the hash is of the bytes as stored.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.label = "<stdin>" if name == "-" else name
-        self.records = 0
-        self._raw: _Hashing | None = None
-        self._spooled: IO[bytes] | None = None
-        self._known: str | None = None
-
-    def _open(self) -> IO[bytes]:
-        if self._spooled is not None:
-            return self._spooled
-        if self.name != "-":
-            try:
-                return open(self.name, "rb", buffering=0)
-            except OSError as error:
-                raise FgvrError(f"cannot read {self.name}: {reason(error)}; check the path") from error
-        if sys.stdin is None:
-            raise FgvrError("stdin is closed; name an input file")
-        return getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)
-
-    def stat(self) -> os.stat_result | None:
-        """Of the file behind the input, also behind a redirected stdin; None when there is none."""
-        try:
-            return os.fstat(sys.stdin.fileno()) if self.name == "-" else os.stat(self.name)
-        except (OSError, ValueError, AttributeError):
-            return None
-
-    def known_digest(self) -> str | None:
-        """SHA-256 of the whole input before it is read; None for a pipe, which can be read only once."""
-        if self._spooled is None:
-            info = self.stat()
-            if info is None or not stat.S_ISREG(info.st_mode):
-                return None
-        if self._known is not None or self._raw is not None:
-            return self._known  # being read already
-        file = self._open()
-        at = file.tell()
-        digest = hashlib.sha256()
-        while chunk := file.read(CHUNK * 16):
-            digest.update(chunk)
-        file.seek(at)
-        if file is not self._spooled and self.name != "-":
-            file.close()
-        self._known = digest.hexdigest()
-        return self._known
-
-    def spool(self) -> None:
-        """Keep a pipe's content in a temporary file, so that it can be hashed and then read."""
-        import tempfile
-
-        spooled: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # lives as long as this object
-        file = self._open()
-        while chunk := file.read(CHUNK):
-            spooled.write(chunk)
-        spooled.seek(0)
-        self._spooled = spooled
-
-    def lines(self) -> Iterator[bytes]:
-        """The lines, unpacked. Raises FgvrError for a damaged packed file, naming the line it breaks off at."""
-        self._raw = _Hashing(self._open())
-        stream: Any = io.BufferedReader(self._raw, CHUNK)
-        if self.name.endswith(".gz"):
-            import gzip
-
-            stream = gzip.GzipFile(fileobj=stream)
-        elif self.name.endswith(".zst"):
-            stream = zstd_open(stream, "rb", self.name)
-        number = 0
-        try:
-            for line in stream:
-                number += 1
-                signals.check()
-                yield line
-        except (EOFError, OSError, ValueError) as error:
-            raise FgvrError(f"{self.label}:{number + 1}: cannot read on: {reason(error)}; replace the file") from error
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":
-                raise
-            raise FgvrError(f"{self.label}:{number + 1}: cannot read on: {reason(error)}; replace the file") from error
-
-    def digest(self) -> str:
-        """SHA-256 of all bytes of the input; reads what is left of it."""
-        if self._raw is None:
-            self._raw = _Hashing(self._open())
-        while self._raw.read(CHUNK):
-            pass
-        return self._raw.hash.hexdigest()
-
-
-def packer(name: str) -> Any:
-    """The library that a file's suffix asks for beyond the standard library's: zstandard for .zst, else None.
-
-    Raises:
-        FgvrError: it is not installed; names the command that installs it.
-    """
-    if not name.endswith(".zst"):
-        return None
-    try:
-        import zstandard
-    except ImportError:
-        raise FgvrError(f"{name}: no zstd library; run `pip install zstandard`, or use .gz") from None
-    return zstandard
-
-
-def zstd_open(file: Any, mode: str, name: str) -> AbstractContextManager[Any]:
-    """An open binary file through zstd, to read ("rb") or write ("wb"). Raises as `packer` does."""
-    zstandard = packer(name)
-    if mode == "rb":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-    return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
-
-
 def read(
     source: Source | str, *, required: Sequence[str] = (), stage: str = "", unique: bool = True
 ) -> Iterator[Item]:
@@ -246,11 +103,30 @@ def read(
         unique: refuse an id that came before, and give a record without id one made from its content, so that resume,
             shards and random draws have something to hold on to. False for side inputs such as attribute records.
     """
+    opened = Source(source) if isinstance(source, str) else source
+    seen: dict[str, int] = {}
+    try:
+        for number, item in _parsed(opened):
+            if isinstance(item, Bad):
+                yield item
+                continue
+            try:
+                records.check(item, required, stage)
+                record = _identified(item, seen, number) if unique else item
+            except RecordError as error:
+                yield Bad(f"{opened.label}:{number}", str(error), record=item)
+            else:
+                yield record
+    finally:
+        if opened is not source:
+            opened.close()
+
+
+def _parsed(source: Source) -> Iterator[tuple[int, Item]]:
+    """(line number, record or Bad) of each line that is not blank; counts them in `source.records`."""
     import jsonlines
 
-    source = Source(source) if isinstance(source, str) else source
-    seen: dict[str, int] = {}
-    number = 0
+    number = source.records = 0
 
     def counted() -> Iterator[bytes]:
         nonlocal number
@@ -261,23 +137,14 @@ def read(
     reader = jsonlines.Reader(counted(), loads=decode)  # type: ignore[arg-type]  # jsonlines hands over str only
     while True:
         try:
-            record: Any = reader.read(type=dict, skip_empty=True)
+            item: Any = reader.read(type=dict, skip_empty=True)
         except EOFError:
             return
         except jsonlines.InvalidLineError as error:
-            source.records += 1
             text = error.line.decode("utf-8", "replace") if isinstance(error.line, bytes) else error.line
-            yield Bad(f"{source.label}:{number}", _fault(error, text), line=text)
-            continue
+            item = Bad(f"{source.label}:{number}", _fault(error, text), line=text)
         source.records += 1
-        try:
-            records.check(record, required, stage)
-            if unique:
-                record = _identified(record, seen, number)
-        except RecordError as error:
-            yield Bad(f"{source.label}:{number}", str(error), record=record)
-            continue
-        yield record
+        yield number, item
 
 
 def _identified(record: Record, seen: dict[str, int], number: int) -> Record:

@@ -24,6 +24,18 @@ FGVR = [sys.executable, "-c", "import sys; from fgvr.cli.main import main; sys.e
 PRELOAD = ["torch", "transformers", "peft", "open_clip", "numpy", "PIL.Image", "jsonlines", "fgvr.cli.group"]
 
 
+STARTED: list[Running] = []
+
+
+def reap() -> None:
+    """Kill what a failed test left running."""
+    while STARTED:
+        process = STARTED.pop().process
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
 @dataclass
 class Ended:
     """A finished process; a signal that killed it shows as a negative status."""
@@ -69,8 +81,9 @@ class Running:
         os.mkfifo(self.err)  # no file, so that a bound on file sizes does not silence it
         self.errors = os.open(self.err, os.O_RDWR | os.O_NONBLOCK)
         files = (str(stdin or os.devnull), str(self.out), str(self.err))
-        self.process = context.Process(target=_child, args=(list(argv), str(cwd), *files, fsize), daemon=True)
+        self.process = context.Process(target=_child, args=(list(argv), str(cwd), *files, fsize))
         self.process.start()
+        STARTED.append(self)
 
     @property
     def running(self) -> bool:

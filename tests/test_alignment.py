@@ -106,6 +106,12 @@ def test_retrieval_equals_a_loop(seed):
     assert retrieval_at_1(queries, KINDS, keys, key_kinds) == pytest.approx(right / 9)
 
 
+def test_retrieval_where_everything_is_far_away():
+    keys = torch.tensor([[-1.0, 0.1], [-1.0, 0.5]])
+    assert retrieval_at_1(torch.tensor([[1.0, 0.0]]), ["b"], keys, ["a", "b"]) == 1
+    assert retrieval_at_1(torch.tensor([[1.0, 0.0]]), ["a"], keys, ["a", "b"]) == 0
+
+
 def test_retrieval_counts_a_tie_with_a_wrong_key_as_a_miss():
     query = torch.tensor([[1.0, 1.0]])
     assert retrieval_at_1(query, ["a"], torch.eye(2), ["a", "b"]) == 0
@@ -115,8 +121,9 @@ def test_retrieval_counts_a_tie_with_a_wrong_key_as_a_miss():
 
 
 def test_retrieval_in_blocks(monkeypatch):
-    queries, keys = features(9, 3), features(3, 3, 7)
+    queries, keys = features(9, 3, 1), features(3, 3, 7)
     whole = retrieval_at_1(queries, KINDS, keys, NAMES)
+    assert whole > 2 / 9
     for block in (1, 2, 4):
         monkeypatch.setattr("fgvr.analysis.alignment.BLOCK", block)
         assert retrieval_at_1(queries, KINDS, keys, NAMES) == whole

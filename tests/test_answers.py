@@ -34,7 +34,8 @@ ONE_LETTER = [
     "{L} because it is small", "Considering A, B, C and D, the best match is {L}.", "The image shows a {T} ({L}).",
     "First I thought the answer is A, but the answer is {L}.", "Answer: B. Wait, no. Answer: {L}",
     "A. American Crow\nB. Blue Jay\nC. Black-footed Albatross\nD. Northern Cardinal\n\nAnswer: {L}",
-    "<s>{L}", "\uff08{L}\uff09",
+    "<s>{L}", "\uff08{L}\uff09", "This bird matches ({l}).", "**Answer:** {L} (others: A, B, C, D)",
+    "Option {L} is correct, as a bird with such a bill is not common.", "The answer is {L} since the Blue Jay is blue",
 ]  # fmt: skip
 
 ONE_TEXT = [
@@ -58,6 +59,8 @@ NOTHING = [
     "Blue Jay or American Crow", "Either a Blue Jay or an American Crow.", "It isn't a Blue Jay.",
     "It cannot be the Blue Jay",
     "B. American Crow", "Answer: D. Blue Jay", "(C) Blue Jay", "Blue Jays", "Bluejay", "Option E", "I'd say it's hard",
+    "The answer is A bird.", "Option A is not correct.", "A is not right", "(B) isn't the answer",
+    "The Blue Jay is not it.",
     "A. American Crow\nB. Blue Jay\nC. Black-footed Albatross\nD. Northern Cardinal", "B's", "C-Class", "R&D", "b2b",
     "D/C",
     "Vitamin-B",
@@ -121,7 +124,9 @@ def test_a_denied_option_is_not_the_answer():
     for reply, want in {
         "It's not a Blue Jay, it's a Northern Cardinal.": 3, "Option A is not correct. Option B is correct.": 1,
         "It can't be A. It must be B.": 1, "Unlike the American Crow, the Blue Jay is blue.": 1,
-        "an elegant Blue Jay": 1, "a different American Crow": 0, "Rather than a Blue Jay, an American Crow": 0,
+        "A is not blue, and B is correct.": 1, "an elegant Blue Jay": 1,
+        "American Crow? No. Answer:\nBlue Jay": 1,
+        "a different American Crow": 0, "Rather than a Blue Jay, an American Crow": 0,
     }.items():  # fmt: skip
         assert read_option(reply, OPTIONS) == want, reply
 
@@ -130,13 +135,15 @@ def test_only_letters_of_real_choices_count():
     two, nine = OPTIONS[:2], [f"kind {i}" for i in "abcdefghi"]
     assert read_option("C", two) is None and read_option("Answer: C. Answer: B", two) == 1
     assert read_option("I", nine) == 8 and read_option("The answer is I.", nine) == 8
+    assert read_option("Answer: I would say so", nine) is None and read_option("\uff22", nine) == 1
     assert read_option("I think it is (C)", nine) == 2 and read_option("I am sure", nine) is None
     assert read_option("Z", [str(i) for i in range(26)]) == 25
 
 
 def test_equal_or_empty_options_are_never_chosen_by_text():
     twins = ["Blue Jay", "blue_jay", "x"]
-    assert read_option("blue jay", twins) is None and read_option("b", twins) == 1
+    assert read_option("blue jay", twins) is None and read_option("It is a blue jay", twins) is None
+    assert read_option("x or so", twins) == 2 and read_option("b", twins) == 1
     assert read_option("nothing here", ["", "...", "x"]) is None and read_option("", ["", "x"]) is None
 
 

@@ -134,6 +134,13 @@ def test_a_changed_model_makes_its_stages_again(world: World) -> None:
     assert [name for name in world.ran() if name != "score"] == sorted(again)
 
 
+def test_a_model_brings_its_settings(world: World) -> None:
+    world.write("examples/toy/vlm.mk", "ALIGN_OPTIONS ?= --lr 0.1\n")
+    assert "align --model examples/toy/vlm --lr 0.1 " in " ".join(world.make("-n", "all").stdout.split())
+    assert "--lr" not in world.make("-n", "all", "MODEL=hf:org/model", "LLM=examples/toy/vlm").stdout
+    assert "--lr 0.5" in world.make("-n", "all", "ALIGN_OPTIONS=--lr 0.5").stdout
+
+
 def test_a_removed_file_is_made_again(world: World) -> None:
     world.make("all")
     world.calls()

@@ -36,6 +36,7 @@ def test_wilson_interval_has_its_known_values():
         (1, 29): (0.0061, 0.1718),
     }.items():
         assert metrics.wilson(r, n) == pytest.approx((low, high), abs=5e-5)
+    assert all(metrics.wilson(0, n)[0] == 0 and metrics.wilson(n, n)[1] == 1 for n in range(1, 99))
     assert metrics.wilson(20, 20) == pytest.approx((1 - 0.1611, 1.0), abs=5e-5)
 
 
@@ -65,7 +66,7 @@ def test_position_preference_is_over_readable_replies():
 
 
 def test_substring_knows_no_words():
-    assert metrics.substring("An Elephant.", "ant") and not metrics.substring("mexican-petunia", "mexican petunia")
+    assert metrics.substring("An ELEPHANT.", "Ant") and not metrics.substring("mexican-petunia", "mexican petunia")
 
 
 @pytest.mark.parametrize("said", ["Black_footed_Albatross", "a black-footed albatross", " THE Black Footed\nAlbatross"])

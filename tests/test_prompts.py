@@ -81,7 +81,8 @@ def test_attribute_names_are_read_from_many_shapes(reply):
 
 
 @pytest.mark.parametrize(
-    "reply", ["", "\n", "I do not know.", "Sorry, I cannot, as an AI.", "[]", "{}", "[1, 2, 3]", "...", "'", "bill"]
+    "reply", ["", "\n", "I do not know.", "Sorry, I cannot, as an AI.", "[]", "{}", "[1, 2]", "...", "'", "bill",
+              "yes, bird", "Birds fly quite high\nNobody knows quite why they do\nAsk me something else"]
 )
 def test_no_attribute_names_are_made_up(reply):
     assert parse_attributes(reply) == []
@@ -123,6 +124,7 @@ def test_an_answer_is_one_bounded_line():
     assert parse_answer("word " * 100) == ("word " * 60).strip()
     assert parse_answer("x" * 400) == "x" * 300
     assert parse_answer("ab cd", most=2) == parse_answer("ab cd", most=4) == "ab"
+    assert parse_answer("ab cd ef", most=5) == "ab cd"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,8 @@ def test_the_description_is_read_without_what_is_around_it(reply):
 
 
 def test_a_description_is_bounded_and_may_be_empty():
-    assert parse_description("One two. " * 9, most=20) == "One two. One two."
+    for most in (20, 25):
+        assert parse_description("One two. " * 9, most=most) == "One two. One two."
     assert parse_description("one two " * 9, most=20) == "one two one two one"
     assert parse_description("x" * 50, most=20) == "x" * 20
     for reply in ("", "Sure!", "- bill: long", "Here is the summary:"):

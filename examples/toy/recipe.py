@@ -187,7 +187,7 @@ OTHER_SUPERCLASSES = {  # so that the model also lists something useful for data
 WORDS = sorted({value for values in toy.ATTRIBUTES.values() for value in values}) + [
     "round", "oval", "long", "short", "smooth", "rough", "large", "small", "purple", "pink", "cream", "shiny", "flat", "thick", "thin",
     "two", "four", "six", "wide", "narrow", "left", "right", "glass", "paper", "carton", "unknown"]
-OPEN = ("What {} is this?", "What is the name of the {} in this image?", "Identify the {} in this image.", "What type of object is in this photo?")
+OPEN = ("What species of {} is this?", "What kind of {} is this?", "What {} is this?", "What is the name of the {} in this image?", "Identify the {} in this image.", "What type of object is in this photo?")
 CHOICE = (*OPEN, "Which of these {}s is shown in the image?", "Which of these choices is shown in the image?")
 UNITS = ("species", "models", "breeds", "categories", "kinds", "names", "variants", "products")
 
@@ -486,7 +486,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="+", choices=("tower", "vlm", "clip", "measure"))
     parser.add_argument("--cache", type=Path, default=Path("runs/toy-models"), help="drawn birds and intermediate weights")
     parser.add_argument("--tower-steps", type=int, default=1700)
-    parser.add_argument("--vlm-steps", type=int, default=3000)
+    parser.add_argument("--vlm-steps", type=int, default=2400)
     parser.add_argument("--clip-steps", type=int, default=700)
     options = parser.parse_args()
     if "tower" in options.steps:

@@ -11,7 +11,8 @@ from pathlib import Path
 from fgvr import images
 from fgvr.errors import FgvrError, RecordError
 from fgvr.settings import Folder
-from fgvr.stream import Bad, Item, Source
+from fgvr.source import Source
+from fgvr.stream import Bad, Item
 
 
 @dataclass

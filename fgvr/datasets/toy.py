@@ -36,16 +36,57 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 # sRGB of each colour word by body part family: plumage is duller than bare parts
 PLUMAGE = {
-    "red": (200, 38, 34), "black": (28, 27, 30), "white": (243, 241, 235), "blue": (48, 88, 190), "brown": (122, 79, 42),
-    "grey": (134, 138, 144), "green": (70, 132, 58), "yellow": (238, 204, 44), "orange": (232, 126, 34),
+    "red": (200, 38, 34),
+    "black": (28, 27, 30),
+    "white": (243, 241, 235),
+    "blue": (48, 88, 190),
+    "brown": (122, 79, 42),
+    "grey": (134, 138, 144),
+    "green": (70, 132, 58),
+    "yellow": (238, 204, 44),
+    "orange": (232, 126, 34),
 }
 BARE = {
-    "black": (18, 18, 20), "yellow": (250, 206, 24), "red": (214, 26, 30), "grey": (150, 154, 160), "white": (250, 250, 248),
+    "black": (18, 18, 20),
+    "yellow": (250, 206, 24),
+    "red": (214, 26, 30),
+    "grey": (150, 154, 160),
+    "white": (250, 250, 248),
     "blue": (60, 120, 220),
 }
 SYLLABLES = (
-    "ba", "bel", "bor", "da", "dor", "fa", "fen", "ga", "gol", "ha", "hul", "ja", "ka", "kel", "la", "lim", "ma", "mor", "na",
-    "nev", "pa", "pol", "ra", "ren", "sa", "sil", "ta", "tor", "va", "vel", "wi", "za",
+    "ba",
+    "bel",
+    "bor",
+    "da",
+    "dor",
+    "fa",
+    "fen",
+    "ga",
+    "gol",
+    "ha",
+    "hul",
+    "ja",
+    "ka",
+    "kel",
+    "la",
+    "lim",
+    "ma",
+    "mor",
+    "na",
+    "nev",
+    "pa",
+    "pol",
+    "ra",
+    "ren",
+    "sa",
+    "sil",
+    "ta",
+    "tor",
+    "va",
+    "vel",
+    "wi",
+    "za",
 )
 SUPERSAMPLE = 4  # canvas pixels per image pixel and axis
 
@@ -79,7 +120,9 @@ def world(species: int, seed: int) -> list[Species]:
         genus = _fresh(rng, names)
         size = species // genera + (index < species % genera)
         changed = rng.sample(list(ATTRIBUTES), min(size - 1, len(ATTRIBUTES)))
-        variants = [base] + [{**base, key: rng.choice([v for v in ATTRIBUTES[key] if v != base[key]])} for key in changed]
+        variants = [base] + [
+            {**base, key: rng.choice([v for v in ATTRIBUTES[key] if v != base[key]])} for key in changed
+        ]
         found += [Species(f"{_fresh(rng, names)} {genus}", genus, attributes) for attributes in variants]
     return found
 
@@ -121,7 +164,11 @@ def records(root: Path, split: str, settings: Toy) -> Iterator[dict]:
             identity = f"toy/{path[:-4]}"
             _save(draw(species.attributes, for_record(settings.seed, identity, "draw"), settings.size), root / path)
             yield {
-                "id": identity, "image": path, "category": species.name, "superclass": SUPERCLASS, "split": split,
+                "id": identity,
+                "image": path,
+                "category": species.name,
+                "superclass": SUPERCLASS,
+                "split": split,
                 "labels": {"superordinate": SUPERCLASS, "coarse": [species.genus], "fine": [species.name]},
                 "attributes_true": dict(species.attributes),
             }
@@ -139,8 +186,10 @@ def caption(attributes: dict[str, str], superclass: str = SUPERCLASS) -> str:
 
     Five sentences for the ten attributes of a bird; any other attribute map is worded the same way.
     """
-    phrases = [f"{'The' if i % 2 == 0 else 'the'} {name}{f' of the {superclass}' if i == 0 else ''} is {value}"
-               for i, (name, value) in enumerate(attributes.items())]
+    phrases = [
+        f"{'The' if i % 2 == 0 else 'the'} {name}{f' of the {superclass}' if i == 0 else ''} is {value}"
+        for i, (name, value) in enumerate(attributes.items())
+    ]
     return " ".join(" and ".join(phrases[i : i + 2]) + "." for i in range(0, len(phrases), 2))
 
 
@@ -171,7 +220,10 @@ def _background(pen, rng: Random, side: int) -> None:
         pen.rectangle((0, side * band / bands, side, side * (band + 1) / bands), fill=(red, green, blue))
     for _ in range(rng.randrange(3, 9)):
         x, y, r = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.04, 0.22) * side
-        red, green, blue = (round(255 * c) for c in colorsys.hsv_to_rgb((hue + rng.uniform(-0.06, 0.06)) % 1, 0.25, rng.uniform(0.4, 0.9)))
+        red, green, blue = (
+            round(255 * c)
+            for c in colorsys.hsv_to_rgb((hue + rng.uniform(-0.06, 0.06)) % 1, 0.25, rng.uniform(0.4, 0.9))
+        )
         pen.ellipse((x - r, y - r * rng.uniform(0.4, 1), x + r, y + r), fill=(red, green, blue))
 
 
@@ -195,13 +247,23 @@ class _Bird:
         self.pen.polygon([self.at(*p) for p in points], fill=colour)
 
     def line(self, points, colour, width: float) -> None:
-        self.pen.line([self.at(*p) for p in points], fill=colour, width=max(1, round(width * self.scale)), joint="curve")
+        self.pen.line(
+            [self.at(*p) for p in points], fill=colour, width=max(1, round(width * self.scale)), joint="curve"
+        )
 
     def oval(self, x, y, rx, ry, colour, turn=0.0, start=0.0, end=360.0) -> None:
         steps = [math.radians(start + (end - start) * i / 48) for i in range(49)]
         cos, sin = math.cos(turn), math.sin(turn)
-        self.shape([(x + rx * math.cos(t) * cos - ry * math.sin(t) * sin, y + rx * math.cos(t) * sin + ry * math.sin(t) * cos)
-                    for t in steps], colour)
+        self.shape(
+            [
+                (
+                    x + rx * math.cos(t) * cos - ry * math.sin(t) * sin,
+                    y + rx * math.cos(t) * sin + ry * math.sin(t) * cos,
+                )
+                for t in steps
+            ],
+            colour,
+        )
 
     def draw(self) -> None:
         self.legs(BARE[self.a["leg colour"]])
@@ -272,8 +334,17 @@ class _Bird:
         elif shape == "needle":
             self.shape([(x - 0.03, y - 0.05), (x + 0.37, y - 0.01), (x + 0.37, y + 0.01), (x - 0.03, y + 0.05)], colour)
         elif shape == "hooked":
-            self.shape([(x - 0.05, y - 0.11), (x + 0.16, y - 0.11), (x + 0.26, y - 0.02), (x + 0.25, y + 0.2),
-                        (x + 0.14, y + 0.06), (x - 0.05, y + 0.08)], colour)
+            self.shape(
+                [
+                    (x - 0.05, y - 0.11),
+                    (x + 0.16, y - 0.11),
+                    (x + 0.26, y - 0.02),
+                    (x + 0.25, y + 0.2),
+                    (x + 0.14, y + 0.06),
+                    (x - 0.05, y + 0.08),
+                ],
+                colour,
+            )
         else:
             self.line([(x - 0.02, y), (x + 0.12, y - 0.07), (x + 0.24, y - 0.14), (x + 0.32, y - 0.26)], colour, 0.075)
 

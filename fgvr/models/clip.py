@@ -36,8 +36,13 @@ def open_encoder(name: str, revision: str | None = None, device: str = "auto") -
     logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
-            architecture, pretrained=pretrained, device=loading.pick_device(device), require_pretrained=True,
-            pretrained_text=False, weights_only=True)
+            architecture,
+            pretrained=pretrained,
+            device=loading.pick_device(device),
+            require_pretrained=True,
+            pretrained_text=False,
+            weights_only=True,
+        )
         tokenizer = open_clip.get_tokenizer(architecture)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
         raise FgvrError(f"model clip:{name}: {loading.first_line(error)}; check the folder or the name") from error
@@ -54,7 +59,9 @@ def _resolve(name: str) -> tuple[str, str | None]:
         return name, None
     architecture, slash, pretrained = name.partition("/")
     if not slash:
-        raise UsageError(f"model clip:{name}: name ARCHITECTURE/PRETRAINED, as in clip:ViT-L-14/laion2b_s32b_b82k, or a folder")
+        raise UsageError(
+            f"model clip:{name}: name ARCHITECTURE/PRETRAINED, as in clip:ViT-L-14/laion2b_s32b_b82k, or a folder"
+        )
     return architecture, pretrained
 
 

@@ -70,16 +70,22 @@ class VlmAnswerer:
         if vlm.parts is not None and vlm.parts.text_expands:
             return self._reply_encoded_once(asks, prompts, options, max_new_tokens)
         inputs = dict(vlm.processor(text=prompts, images=[[ask.image] for ask in asks], **options).to(vlm.device))
-        return _greedy(vlm.model, vlm.tokenizer, max_new_tokens, **{k: _cast(v, vlm.model.dtype) for k, v in inputs.items()})
+        return _greedy(
+            vlm.model, vlm.tokenizer, max_new_tokens, **{k: _cast(v, vlm.model.dtype) for k, v in inputs.items()}
+        )
 
-    def _reply_encoded_once(self, asks: list[Ask], prompts: list[str], options: dict[str, Any], max_new_tokens: int) -> list[str]:
+    def _reply_encoded_once(
+        self, asks: list[Ask], prompts: list[str], options: dict[str, Any], max_new_tokens: int
+    ) -> list[str]:
         vlm = self.vlm
         unique = {id(ask.image): ask.image for ask in asks}
         with torch.inference_mode():
             features = dict(zip(unique, vlm.features(vlm.pixels(list(unique.values()))), strict=True))  # type: ignore[arg-type]
             inputs = vlm.processor(text=prompts, **options).to(vlm.device)
             embeds = vlm.embed(inputs["input_ids"], [features[id(ask.image)] for ask in asks])
-        return _greedy(vlm.model, vlm.tokenizer, max_new_tokens, inputs_embeds=embeds, attention_mask=inputs["attention_mask"])
+        return _greedy(
+            vlm.model, vlm.tokenizer, max_new_tokens, inputs_embeds=embeds, attention_mask=inputs["attention_mask"]
+        )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -102,15 +108,24 @@ class TextAnswerer:
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         if any(ask.image is not None for ask in asks):
-            raise FgvrError(f"model {self.name}: is a language model and cannot see images; name a vision-language model")
+            raise FgvrError(
+                f"model {self.name}: is a language model and cannot see images; name a vision-language model"
+            )
         prompts = [self._prompt(ask.prompt) for ask in asks]
         bos = self.tokenizer.bos_token
-        inputs = self.tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False,
-                                add_special_tokens=not (bos and prompts[0].startswith(bos)))
+        inputs = self.tokenizer(
+            prompts,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+            add_special_tokens=not (bos and prompts[0].startswith(bos)),
+        )
         return _greedy(self.model, self.tokenizer, max_new_tokens, **inputs.to(self.model.device))
 
     def _prompt(self, text: str) -> str:
         """In the model's chat template where it has one; a base model gets the bare text."""
         if self.tokenizer.chat_template is None:
             return text
-        return self.tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -34,7 +33,9 @@ def pick_device(device: str) -> torch.device:
         picked = torch.device(device)
         torch.empty(0, device=picked)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {device} is not there: {str(error).splitlines()[0]}; use cpu, cuda or auto") from error
+        raise UsageError(
+            f"--device {device} is not there: {str(error).splitlines()[0]}; use cpu, cuda or auto"
+        ) from error
     return picked
 
 
@@ -66,7 +67,7 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
     try:
         return auto.from_pretrained(name, revision=revision, **options)
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
 
 
@@ -79,19 +80,28 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
     if os.path.isdir(name):
         check_folder(name)
     quiet()
-    model, report = from_pretrained(auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True)
+    model, report = from_pretrained(
+        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True
+    )
     missing = sorted(report["missing_keys"])
     misfit = [str(key) for key in report.get("mismatched_keys") or []]
     if missing or misfit:
-        what = f"{len(missing)} weights are missing ({missing[0]})" if missing else f"{len(misfit)} weights have another shape"
+        what = (
+            f"{len(missing)} weights are missing ({missing[0]})"
+            if missing
+            else f"{len(misfit)} weights have another shape"
+        )
         raise FgvrError(f"model {name}: {what}; the weights do not belong to this config")
     return model.to(device).eval()
 
 
 def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
     """What a run record needs to name the model again: folder name and content hash, or hub id and commit."""
-    found: dict[str, Any] = dict(provenance.describe(name)) if os.path.isdir(name) else {
-        "name": name, "revision": getattr(model.config, "_commit_hash", None) or revision}
+    found: dict[str, Any] = (
+        dict(provenance.describe(name))
+        if os.path.isdir(name)
+        else {"name": name, "revision": getattr(model.config, "_commit_hash", None) or revision}
+    )
     return {**found, "dtype": str(model.dtype).removeprefix("torch.")}
 
 

@@ -62,7 +62,9 @@ def open_vlm(spec: str, adapter: str | None = None, device: str = "auto", traina
     scheme, name, revision = split_spec(spec, {"hf": ""}, "hf")
     config = loading.from_pretrained(AutoConfig, name, revision)
     if config.model_type not in PARTS:
-        raise FgvrError(f"model {name}: family {config.model_type!r} cannot be taken apart yet; use one of {', '.join(PARTS)}")
+        raise FgvrError(
+            f"model {name}: family {config.model_type!r} cannot be taken apart yet; use one of {', '.join(PARTS)}"
+        )
     return Vlm.load(name, revision, device, adapter, trainable)
 
 
@@ -80,13 +82,17 @@ class Vlm:
         self.device: torch.device = model.device
 
     @classmethod
-    def load(cls, name: str, revision: str | None, device: str, adapter: str | None = None, trainable: bool = False) -> Vlm:
+    def load(
+        cls, name: str, revision: str | None, device: str, adapter: str | None = None, trainable: bool = False
+    ) -> Vlm:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         loading.quiet()
         processor = loading.from_pretrained(AutoProcessor, name, revision)
         if getattr(processor, "tokenizer", None) is None or getattr(processor, "chat_template", None) is None:
-            raise FgvrError(f"model {name}: has no processor with a chat template; copy processor and chat_template files there")
+            raise FgvrError(
+                f"model {name}: has no processor with a chat template; copy processor and chat_template files there"
+            )
         if getattr(processor.image_processor, "do_image_splitting", False):
             processor.image_processor.do_image_splitting = False  # off in Finedefics' training and evaluation
         model = loading.load_model(AutoModelForImageTextToText, name, revision, loading.pick_device(device))
@@ -167,7 +173,9 @@ class Vlm:
         image = ids == self.image_token_id
         for row, found in zip(image.sum(1).tolist(), features, strict=True):
             if row != len(found):
-                raise FgvrError(f"the prompt has {row} image tokens for {len(found)} features; processor and model do not belong together")
+                raise FgvrError(
+                    f"the prompt has {row} image tokens for {len(found)} features; processor and model do not belong together"
+                )
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(image.unsqueeze(-1), torch.cat(list(features)).to(embeds.dtype))
 

@@ -19,7 +19,9 @@ from fgvr.training.trainer import Losses
 Record = dict[str, Any]
 
 
-def objective(vlm: Vlm, image_root: str | Path, form: str, temperature: float, reduction: str, question: str | None = None) -> Losses:
+def objective(
+    vlm: Vlm, image_root: str | Path, form: str, temperature: float, reduction: str, question: str | None = None
+) -> Losses:
     """The loss of one batch of mined triples: L_G + (OAC + ACC + CCC) / 2 (Eq 8).
 
     The batch is the contrastive batch. Each different description and category name of the batch, the negatives' included, goes
@@ -35,8 +37,13 @@ def objective(vlm: Vlm, image_root: str | Path, form: str, temperature: float, r
         terms = contrastive(vlm, records, features, form, temperature, reduction)
         talks = [Talk(_asked(record, question), record["description"]) for record in records]
         generation = reply_loss(vlm, talks, features)
-        yield losses.total(generation, *terms), {
-            "generation": generation.item(), **{name: term.item() for name, term in zip(("oac", "acc", "ccc"), terms, strict=True)}}
+        yield (
+            losses.total(generation, *terms),
+            {
+                "generation": generation.item(),
+                **{name: term.item() for name, term in zip(("oac", "acc", "ccc"), terms, strict=True)},
+            },
+        )
 
     return step
 
@@ -66,9 +73,11 @@ def contrastive(
     if form == "paper":
         same = losses.same_category([normalise(record["category"]) for record in records], vlm.device)
     how: dict[str, Any] = {"mask": mask, "temperature": temperature, "reduction": reduction, "form": form}
-    return (losses.object_attribute(objects, a, neg_a, same=same, **how),
-            losses.attribute_category(a, c, neg_a, neg_c, same=same, **how),
-            losses.category_category(c, neg_c, **how))
+    return (
+        losses.object_attribute(objects, a, neg_a, same=same, **how),
+        losses.attribute_category(a, c, neg_a, neg_c, same=same, **how),
+        losses.category_category(c, neg_c, **how),
+    )
 
 
 def _slots(negatives: Sequence[Sequence[Record]], device: torch.device) -> tuple[list[Record], Tensor]:

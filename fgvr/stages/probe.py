@@ -1,4 +1,4 @@
-"""test images, training images -> metrics records: what a model's object features tell apart, and how near names they are."""
+"""test images, training images -> metrics records: what object features tell apart, and how near names they are."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PROBED = ("last", "mean")  # Finedefics, Table 1
 ALIGNED = "eos"  # the embedding that stage I aligns, Eqs 5-7
+POOLS = (ALIGNED, *PROBED)
 
 
 class Embedder(Protocol):
@@ -42,9 +43,8 @@ def features(
 
     Holds records and features, never the images.
     """
-    pools = (ALIGNED, *PROBED)
-    kept, made = embed(items, lambda images: [vlm.objects(images, pool) for pool in pools], root, batch)
-    return kept, _joined(pools, made)
+    kept, made = embed(items, lambda images: [vlm.objects(images, pool) for pool in POOLS], root, batch)
+    return kept, _joined(POOLS, made)
 
 
 def training_features(records: Sequence[Record], vlm: Embedder, root: str | Path, batch: int) -> dict[str, Tensor]:

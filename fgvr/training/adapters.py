@@ -17,8 +17,12 @@ def targets(vlm: Vlm) -> str:
     """
     assert vlm.parts is not None
     roots = (vlm.parts.connector, vlm.parts.decoder)
-    leaves = {name.rpartition(".")[2] for root in roots for name, module in vlm.model.get_submodule(root).named_modules()
-              if isinstance(module, nn.Linear)}
+    leaves = {
+        name.rpartition(".")[2]
+        for root in roots
+        for name, module in vlm.model.get_submodule(root).named_modules()
+        if isinstance(module, nn.Linear)
+    }
     return rf"({'|'.join(re.escape(root) for root in roots)})\.(.*\.)?({'|'.join(sorted(leaves))})"
 
 
@@ -32,9 +36,11 @@ def add_adapter(vlm: Vlm, rank: int, alpha: int, dropout: float) -> None:
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, init_lora_weights="gaussian", target_modules=targets(vlm))
-    config.base_model_name_or_path = vlm.about["name"]  # no path of this machine in the adapter
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, init_lora_weights="gaussian", target_modules=targets(vlm)
+    )
     vlm.peft = get_peft_model(vlm.model, config)
+    # no path of this machine in the adapter
     vlm.peft.peft_config["default"].base_model_name_or_path = vlm.about["name"]
 
 

@@ -60,7 +60,9 @@ def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor]) -> T
     rows = [encode(vlm, talk, len(feature)) for talk, feature in zip(talks, features, strict=True)]
     ids, mask = vlm.pad([ids for ids, _ in rows])
     labels, _ = vlm.pad([labels for _, labels in rows], value=IGNORE)
-    hidden = vlm.part("decoder")(inputs_embeds=vlm.embed(ids, features), attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = vlm.part("decoder")(
+        inputs_embeds=vlm.embed(ids, features), attention_mask=mask, use_cache=False
+    ).last_hidden_state
     wanted = labels[:, 1:] != IGNORE
     logits = vlm.model.get_output_embeddings()(hidden[:, :-1][wanted])
     return F.cross_entropy(logits.float(), labels[:, 1:][wanted])

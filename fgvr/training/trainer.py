@@ -28,13 +28,13 @@ Losses = Callable[[Sequence[Record]], Iterator[tuple[Tensor, dict[str, float]]]]
 class Recipe:
     """What both stages let the user set; the defaults are Finedefics' (section 4.1), see fgvr.settings."""
 
-    batch_size: int       # records a step
+    batch_size: int  # records a step
     epochs: float
-    lr: float             # peak of a linear schedule
+    lr: float  # peak of a linear schedule
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float  # 0: no clipping
-    save_steps: int       # steps between checkpoints
+    save_steps: int  # steps between checkpoints
     seed: int
 
 
@@ -61,9 +61,17 @@ class _Trainer(Trainer):
                 parts[name] = parts.get(name, 0.0) + value
         step = self.state.global_step + 1
         if not torch.isfinite(total):
-            raise FgvrError(f"the loss is {total.item()} at step {step}; lower --lr, then run again with --resume from the last checkpoint")
-        self._write_log({"step": step, "loss": round(total.item(), 6), **{k: round(v, 6) for k, v in parts.items()},
-                         "lr": self._get_learning_rate()})
+            raise FgvrError(
+                f"the loss is {total.item()} at step {step}; lower --lr, then run again with --resume from the last checkpoint"
+            )
+        self._write_log(
+            {
+                "step": step,
+                "loss": round(total.item(), 6),
+                **{k: round(v, 6) for k, v in parts.items()},
+                "lr": self._get_learning_rate(),
+            }
+        )
         return total
 
     def _write_log(self, entry: dict[str, Any]) -> None:
@@ -84,7 +92,13 @@ class _Watch(TrainerCallback):
 
 
 def train(
-    vlm: Vlm, records: Sequence[Record], losses: Losses, recipe: Recipe, folder: Path, say: Callable[[int, int], None], resumed: bool
+    vlm: Vlm,
+    records: Sequence[Record],
+    losses: Losses,
+    recipe: Recipe,
+    folder: Path,
+    say: Callable[[int, int], None],
+    resumed: bool,
 ) -> None:
     """Train the adapter of `vlm` in place and write `log.jsonl` (one line a step) below `folder`.
 
@@ -108,14 +122,36 @@ def train(
         last = get_last_checkpoint(str(checkpoints))
     _cut_log(log, int(last.rpartition("-")[2]) if last else 0)
     arguments = TrainingArguments(
-        output_dir=str(checkpoints), per_device_train_batch_size=recipe.batch_size, num_train_epochs=recipe.epochs,
-        learning_rate=recipe.lr, lr_scheduler_type="linear", warmup_steps=recipe.warmup_steps, weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm, save_strategy="steps", save_steps=recipe.save_steps, save_total_limit=2,
-        logging_strategy="no", seed=recipe.seed, data_seed=recipe.seed, report_to="none", disable_tqdm=True,
-        remove_unused_columns=False, use_cpu=vlm.device.type == "cpu", dataloader_pin_memory=False)
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=recipe.batch_size,
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="linear",
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        logging_strategy="no",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=vlm.device.type == "cpu",
+        dataloader_pin_memory=False,
+    )
     with signals.deferred() as request:
-        trainer = _Trainer(vlm, losses, log, args=arguments, train_dataset=_Rows(records),
-                           data_collator=lambda rows: {"records": rows}, callbacks=[_Watch(request, say)])
+        trainer = _Trainer(
+            vlm,
+            losses,
+            log,
+            args=arguments,
+            train_dataset=_Rows(records),
+            data_collator=lambda rows: {"records": rows},
+            callbacks=[_Watch(request, say)],
+        )
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
         trainer.train(resume_from_checkpoint=last)
     vlm.model.eval()
@@ -149,7 +185,7 @@ def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
     writes several in random order)."""
     from safetensors.torch import load_file, save_file
 
-    vlm.peft.save_pretrained(folder)
+    vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)
     weights = folder / "adapter_model.safetensors"
     save_file(load_file(weights), weights, metadata={"fgvr": json.dumps(record, sort_keys=True)})
