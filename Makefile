@@ -111,7 +111,7 @@ stage.discover-attrs = discover-attrs --model $(LLM) --superclass $(call quote,$
 	--class-unit $(call quote,$(CLASSUNIT)) $(DISCOVER_OPTIONS)
 stage.extract-attrs  = extract-attrs --model $(VQA) $(EXTRACT_OPTIONS)
 stage.summarise      = summarise --model $(LLM) $(SUMMARISE_OPTIONS)
-stage.mine-negatives = mine-negatives --encoder $(ENCODER) $(call option,--per-anchor,$(NEGATIVES)) $(seed) $(MINE_OPTIONS)
+stage.mine-negatives = mine-negatives --encoder $(ENCODER) $(call option,--per-anchor,$(NEGATIVES)) $(MINE_OPTIONS)
 stage.align          = align --model $(MODEL) $(seed) $(ALIGN_OPTIONS)
 stage.questions      = questions $(call option,--question,$(QUESTION)) $(seed) $(QUESTIONS_OPTIONS)
 stage.tune           = tune --model $(MODEL) $(seed) $(TUNE_OPTIONS)
@@ -135,10 +135,10 @@ FORCE:
 
 # --- the chain; align and tune make folders ------------------------------------------------------------------------------
 
-.PHONY: all setup test lint bench lock toy-models clean help FORCE
+.PHONY: all setup test lint docs bench lock toy-models clean help FORCE
 
 ## install if need be, run the whole chain on DATASET and print the result
-all: $(RUN)/table.txt $(RUN)/val.jsonl
+all: $(RUN)/table.txt $(if $(strip $(VAL_SPLIT)),$(RUN)/val.jsonl)
 	@cat $<
 	@echo 'files: $(RUN)'
 
@@ -185,11 +185,11 @@ $(RUN)/probe-before.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(call files,$(M
 $(RUN)/probe.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
 	$(FGVR) $(stage.probe) --adapter $(RUN)/tune --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
 
-BEFORE := $(addprefix $(RUN)/,predictions-before.jsonl probe-before.jsonl)
+BEFORE := $(addprefix $(RUN)/,predictions-before.jsonl probe-before.jsonl) $(SCORED)
 AFTER  := $(addprefix $(RUN)/,predictions.jsonl probe.jsonl)
 
-$(RUN)/metrics.jsonl: $(AFTER) $(BEFORE) $(SCORED) $(RUN)/.settings/score | $(SETUP)
-	$(FGVR) $(stage.score) $(BEFORE:%=--compare before=%) $(SCORED:%=--compare data=%) --compare after=$(RUN)/probe.jsonl \
+$(RUN)/metrics.jsonl: $(AFTER) $(BEFORE) $(RUN)/.settings/score | $(SETUP)
+	$(FGVR) $(stage.score) $(BEFORE:%=--compare before=%) --compare after=$(RUN)/probe.jsonl \
 	  --name after -o $@ $<
 
 $(RUN)/table.txt: $(RUN)/metrics.jsonl | $(SETUP)
@@ -223,6 +223,10 @@ lint: $(TOOLS)
 	$(BIN)/ruff check .
 	rm -rf $(TREE) && mkdir -p $(TREE)/fgvr && ln -s "$$PWD"/fgvr/* "$$PWD"/cli $(TREE)/fgvr/
 	$(BIN)/mypy
+
+## write docs/reference.md anew from the commands' own help
+docs: $(TOOLS)
+	$(BIN)/python -m tests.reference
 
 ## measure against the named baselines, all of them or one: make bench BENCH=name
 bench: $(TOOLS)

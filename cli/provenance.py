@@ -32,24 +32,28 @@ def command(target: str, search: tuple[str, ...], images: str | None, as_json: b
       fgvr provenance runs/toy/predictions.jsonl
     """
     from fgvr.errors import FgvrError
-    from fgvr.lineage import trace
+    from fgvr.lineage import CHANGED, trace
 
     chain = trace(Path(target), [Path(folder) for folder in search], Path(images) if images else None)
     if as_json:
         click.echo(json.dumps(chain.as_dict(), indent=1, ensure_ascii=False))
     else:
-        for line in _tree(chain):
+        for line in _tree(chain, set()):
             click.echo(line)
-    changed = [node.name for node in chain.walk() if node.state == "changed since"]
+    changed = dict.fromkeys(node.name for node in chain.walk() if node.state == CHANGED)
     if changed:
         raise FgvrError(f"changed since the run: {', '.join(changed)}; make it again, or restore it")
 
 
-def _tree(node: Node, depth: int = 0) -> Iterator[str]:
-    """Indented lines, the file first and what it was made from below it."""
+def _tree(node: Node, shown: set[str], depth: int = 0) -> Iterator[str]:
+    """Indented lines, the file first and what it was made from below it; what was shown already is only named."""
     pad = "    " * depth
     state = f"  ** {node.state} **" if node.state else ""
-    yield f"{pad}{node.name}  sha256 {(node.sha256 or 'unknown')[:12]}{state}"
+    again = "  (see above)" if node.sha256 in shown and node.run else ""
+    yield f"{pad}{node.name}  sha256 {node.sha256[:12]}{state}{again}"
+    if again:
+        return
+    shown.add(node.sha256)
     if node.run:
         given = ", ".join(f"{name} {_word(value)}" for name, value in node.run["settings"].items() if value is not None)
         yield f"{pad}  by fgvr {node.run['command']} {node.run['fgvr']}" + (f": {given}" if given else "")
@@ -57,7 +61,7 @@ def _tree(node: Node, depth: int = 0) -> Iterator[str]:
             yield f"{pad}  model " + ", ".join(f"{name} {_word(value)}" for name, value in model.items())
         yield f"{pad}  with " + ", ".join(f"{name} {number}" for name, number in node.run["versions"].items())
     for below in node.inputs:
-        yield from _tree(below, depth + 1)
+        yield from _tree(below, shown, depth + 1)
 
 
 def _word(value: object) -> str:

@@ -20,9 +20,9 @@ from fgvr.settings import Tune
 def command(job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Tune) -> None:
     """Stage II: instruction tuning on open-set and multiple-choice questions.
 
-    Reads questions and trains LoRA adapters on connector and language model to give their answers; only reply tokens are in the loss
-    (Finedefics, Eq 9). With --adapter it goes on training that adapter (align's). Writes an adapter folder with its loss curve,
-    log.jsonl. Reads the whole stream first. --resume goes on from the last checkpoint.
+    Reads questions and trains LoRA adapters on connector and language model to give their answers; only reply tokens
+    are in the loss (Finedefics, Eq 9). With --adapter it goes on training that adapter (align's). Writes an adapter
+    folder with its loss curve, log.jsonl. Reads the whole stream first. --resume goes on from the last checkpoint.
 
     \b
     Examples:
@@ -31,13 +31,9 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     """
     from fgvr.stages.tune import objective
 
+    at_once = settings.micro_batch or settings.batch_size
     training.run(
-        job,
-        model,
-        adapter,
-        image_root,
-        device,
-        settings,
+        job, model, adapter, image_root, device, settings,
         required=("image", "question", "answer"),
-        objective=lambda vlm: objective(vlm, image_root, settings.micro_batch or settings.batch_size),
+        objective=lambda vlm: objective(vlm, image_root, at_once, settings.choice_reply),
     )

@@ -9,7 +9,7 @@ CLASSUNIT ?= kinds
 QUESTION ?= What kind of {superclass} is this?
 ## folder of DATA with the training images
 TRAIN_SPLIT ?= train
-## folder of DATA with the validation images
+## folder of DATA with the validation images (empty: none)
 VAL_SPLIT ?= val
 ## folder of DATA with the test images
 TEST_SPLIT ?= test

@@ -4,15 +4,14 @@
 
 1. the declared answer, the last one if there are several: "Answer: B", "the correct option is (C)", "I choose B",
    "\\boxed{B}", "B is correct"; a declaration may give the option's text instead of its letter;
-2. the letter that the reply starts with or consists of: "B", "(B)", "B.", "b)", "**B**", "B: Blue Jay",
-    "B\\n\\nBecause ...";
+2. the letter that the reply starts with or consists of: "B", "(B)", "B.", "b)", "**B**", "B: Blue Jay";
 3. the one letter that stands alone in the rest: "This bird matches (B)";
-4. the one option whose text stands in the reply as whole words; where texts are nested ("petunia" in "mexican
-    petunia"), the longest.
+4. the one option whose text stands in the reply as whole words; of nested texts ("petunia" in "mexican petunia") the
+   longest.
 
-Two candidates at the rule that decides, a letter beside another option's text ("B. <text of A>"), or nothing at
-all: None. Only letters of real choices count; words do not ("American Crow" is not A, "I think" is not I, "a bird"
-    is not A).
+Two candidates at the rule that decides, a letter beside another option's text ("B. <text of A>"), or nothing at all:
+None. What is denied ("not B", "A is not right") is no candidate. Only letters of real choices count; words do not
+("American Crow" is not A, "I think" is not I, "a bird" is not A).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _NOUN = r"(?:answer|choice|selection|pick|solution|identification|match|fit|gues
 _VERB = r"(?:answer|choose|chose|select|selected|pick|picked|go with|going with)"
 # each match ends where the declared thing begins
 _DECLARED = re.compile(
-    rf"\b{_NOUN}\b(?:\s+(?:here|(?:to|for)\b[^.:\n]{0,60}))?{_IS}{_HEDGE}"
+    rf"\b{_NOUN}\b(?:\s+(?:here|(?:to|for)\b[^.:\n]{{0,60}}))?{_IS}{_HEDGE}"
     rf"|\b{_VERB}\s+(?=[(\[{{]?[A-Z]\b|option|choice|letter){_HEDGE}"
     r"|\\boxed\s*",
     re.IGNORECASE,
@@ -50,10 +49,10 @@ _RIGHT = re.compile(
 )
 _REASON = re.compile(r"\s*(?:because|since|as|given|due|based|and|or|for|with|is|seems|appears|looks|matches|fits)\b")
 _ANOTHER = re.compile(r"\s*(?:[,;./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*" + _LETTER + r"\s*(?:$|[.,;:\n)])")
-_NOT = r"(?:\bnot|\bcannot|\b(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
-_IS_NOT = re.compile(rf"\s*(?:{_NOT}|(?:is|was|are|were|can|could|would)\s+not)\b", re.IGNORECASE)
+_NEVER = r"(?:cannot|(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
+_IS_NOT = re.compile(rf"\s*(?:{_NEVER}|(?:is|was|are|were|can|could|would)\s+not)\b", re.IGNORECASE)
 _DENIED = re.compile(
-    rf"(?:{_NOT}|\bneither|\bnor|\bunlike|\brather than|\binstead of|\bexcept)(?: be)?"
+    rf"\b(?:not|{_NEVER}|neither|nor|unlike|rather than|instead of|except)(?: be)?"
     r"(?: (?:a|an|the|option|choice))*\s*[(\[]?$",
     re.IGNORECASE,
 )
@@ -134,7 +133,7 @@ def _declared(text: str, options: Sequence[str]) -> int | None:
     for match in _DECLARED.finditer(text):
         rest = text[match.end() : match.end() + WINDOW]
         choice = _letter_at(rest, options)
-        texts = _mentioned(_sentence(rest.lstrip()), options)
+        texts = _mentioned(_sentence(rest), options)
         if choice != UNDECIDED or texts:
             found.append((match.end(), choice if choice != UNDECIDED else _only(texts)))
     for match in _RIGHT.finditer(text):
@@ -145,8 +144,7 @@ def _declared(text: str, options: Sequence[str]) -> int | None:
 
 
 def _leading(text: str, options: Sequence[str]) -> int | None:
-    """Rule 2: a letter at the very start. Not when lines start with several letters: then the choices are only
-repeated."""
+    """Rule 2: a letter at the very start; not when lines start with several letters, which only repeat the choices."""
     heads = {_index(m[1], options) for m in re.finditer(r"(?m)^\s*[(\[]?([A-Za-z])[)\].:]", text)} - {None}
     text = re.sub(r"^(?:option|choice|letter)\s+", "", text, flags=re.IGNORECASE)
     return _letter_at(text[:WINDOW], options) if len(heads) < 2 else UNDECIDED
@@ -177,7 +175,7 @@ def _letter_at(text: str, options: Sequence[str]) -> int | None:
     if match is None or choice is None or _denied(text, match.start(1), match.end()):
         return UNDECIDED
     rest = text[match.end() :]
-    set_off = match[0].strip(" \"'“\n") != match[1] or bool(re.match(r"\s*(?:$|[.:,;(\n\"'”/=<–—-])", rest))
+    set_off = match[0][-1] in ")]}" or bool(re.match(r"\s*(?:$|[.:,;(\n\"'”/=<–—-])", rest))
     named = normalise(rest).startswith(normalise(options[choice]))
     capital = match[1].isupper() and match[1] not in "AI"
     if not (set_off or named or capital or _REASON.match(rest)):
@@ -206,8 +204,7 @@ def _index(letter: str, options: Sequence[str]) -> int | None:
 
 
 def _mentioned(text: str, options: Sequence[str]) -> set[int]:
-    """Options whose text stands in `text` as whole words, not denied ("not a blue jay") and not inside a longer
-option's text."""
+    """Options whose text stands in `text` as whole words, not denied ("not a jay"), not inside a longer option's."""
     padded = f" {normalise(text)} "
     places: list[tuple[int, int, int]] = []
     for i, option in enumerate(options):

@@ -19,7 +19,7 @@ class Node:
     """One file or folder in a chain of runs.
 
     Args:
-        name: as the run record names it.
+        name: what it is called where it was found, else as the run that read it recorded.
         sha256: as recorded.
         state: "" when all is well, else one of the words above.
         path: where it was found.
@@ -28,7 +28,7 @@ class Node:
     """
 
     name: str
-    sha256: str | None
+    sha256: str
     state: str = ""
     path: Path | None = None
     run: RunRecord | None = None
@@ -47,11 +47,12 @@ class Node:
 
 
 class _Chain:
-    """What a trace knows while it climbs."""
+    """What is known while the chain is followed."""
 
     def __init__(self, folders: Iterable[Path], images: Path | None) -> None:
         self.images = images
         self.made: dict[str, Path] = {}  # digest of an output -> its run record; the first found wins
+        self._digests: dict[Path, str] = {}
         for folder in folders:
             for path in sorted(folder.rglob(f"*{SUFFIX}")):
                 record = None if path.name.endswith(f".partial{SUFFIX}") else load(path)
@@ -59,31 +60,37 @@ class _Chain:
                 if digest:
                     self.made.setdefault(digest, path)
 
-    def climb(self, node: Node, above: tuple[str, ...]) -> Node:
+    def digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = digest_of(path)
+        return self._digests[path]
+
+    def follow(self, node: Node, above: tuple[str, ...]) -> Node:
         """Fill in what the node was made from."""
         run = node.run or {}
+        beside = node.path.parent if node.path else None
         for entry in run.get("inputs", []):
-            if entry.get("sha256"):
-                node.inputs.append(self._origin(entry, above))
+            node.inputs.append(self._origin(entry, beside, (*above, node.sha256)))
         if "images" in run:
             node.inputs.append(self._images(run["images"], node.path))
         return node
 
-    def _origin(self, entry: dict[str, Any], above: tuple[str, ...]) -> Node:
-        digest = entry["sha256"]
-        node = Node(entry["name"], digest)
-        made = self.made.get(digest)
-        if made is None or digest in above:
-            node.state = UNKNOWN
+    def _origin(self, entry: dict[str, Any], beside: Path | None, above: tuple[str, ...]) -> Node:
+        node = Node(entry["name"], entry["sha256"])
+        made = self.made.get(node.sha256)
+        if made is None or node.sha256 in above:
+            there = beside / entry["name"] if beside else None
+            changed = there is not None and there.exists() and self.digest(there) != node.sha256
+            node.state = CHANGED if changed else UNKNOWN
             return node
         node.run = load(made)
         node.path = made.with_name(made.name[: -len(SUFFIX)])
         node.name = node.path.name
         if not node.path.exists():
             node.state = GONE
-        elif digest_of(node.path) != digest:
+        elif self.digest(node.path) != node.sha256:
             node.state = CHANGED
-        return self.climb(node, (*above, digest))
+        return self.follow(node, above)
 
     def _images(self, entry: dict[str, Any], records: Path | None) -> Node:
         node = Node(f"{entry['root']}/ ({entry['files']} images)", entry["sha256"])
@@ -91,11 +98,9 @@ class _Chain:
             return node
         paths = [item["image"] for item in stream.read(str(records), required=("image",)) if isinstance(item, dict)]
         try:
-            found = sha256_tree(self.images, paths)[0]
+            node.state = "" if sha256_tree(self.images, paths)[0] == entry["sha256"] else CHANGED
         except FgvrError:
             node.state = GONE
-            return node
-        node.state = "" if found == entry["sha256"] else CHANGED
         return node
 
 
@@ -103,20 +108,20 @@ def trace(path: Path, search: Iterable[Path] = (), images: Path | None = None) -
     """The chain of runs behind a file or folder, down to the images.
 
     Args:
+        path: the file, the folder, or its run record.
         search: folders, besides the file's own, below which run records are looked for.
         images: the folder below which the first records' images lie; they are hashed again when it is given.
     Raises:
         FgvrError: the file does not exist or has no run record.
     """
+    if path.name.endswith(SUFFIX):
+        path = path.with_name(path.name[: -len(SUFFIX)])
     if not path.exists():
         raise FgvrError(f"{path}: no such file; check the path")
-    digest = digest_of(path)
     chain = _Chain([path.resolve().parent, *search], images)
-    record = load(sidecar(path))
-    if record is None and digest in chain.made:
-        record = load(chain.made[digest])
+    record = load(sidecar(path)) or load(chain.made.get(chain.digest(path), path))
     if record is None:
         raise FgvrError(f"{path}: no run record {sidecar(path).name}; was it written with -o?")
     recorded = record.get("output", {}).get("sha256")
-    node = Node(path.name, recorded, "" if recorded == digest else CHANGED, path, record)
-    return chain.climb(node, (digest,))
+    node = Node(path.resolve().name, recorded, "" if recorded == chain.digest(path) else CHANGED, path, record)
+    return chain.follow(node, ())

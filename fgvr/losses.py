@@ -1,17 +1,16 @@
 """The contrastive losses of attribute-augmented alignment (Finedefics, arXiv 2501.15140, section 3.2, Eqs 5-8).
 
 A training row is a triple: object o (image), attribute description a, category name c; its K hard negatives bring a
-description and a name each. Everything here works on embeddings; whoever calls makes them. Shapes: B rows, K
-negatives a row, D width.
+description and a name each. Everything here works on embeddings; whoever calls makes them.
+Shapes: B rows, K negatives a row, D width.
 
 Two forms, one switch:
 
 `form="paper"`, the equations as printed. The denominator of row i holds the batch and row i's own negatives.
 
 `form="released"`, what the authors' released code computes, for comparison with its numbers: every row sees the
-    negatives of
-the whole batch, and the category-category term is a cross-entropy over [all names | all negative names] whose
-target is column 0 for every row, so that all rows but the first are pulled towards the first row's name. Its
+negatives of the whole batch, and the category-category term is a cross-entropy over [all names | all negative names]
+whose target is column 0 for every row, so that all rows but the first are pulled towards the first row's name. Its
 temperature starts at 0.07. It masks no false negatives, so `same` is refused.
 
 In both forms: similarity is the cosine (vectors are normalised here, a zero vector has cosine 0 with everything)
@@ -138,9 +137,8 @@ def category_category(
 def total(generation: Tensor, oac: Tensor, acc: Tensor, ccc: Tensor) -> Tensor:
     """The objective of stage I, Eq 8: generation + (oac + acc + ccc) / 2, all 0-d.
 
-    `generation` is the token loss of writing the description. The paper does not say how it is reduced; with a
-        token mean,
-    use reduction "mean" in the other three.
+    `generation` is the token loss of writing the description. The paper does not say how it is reduced; with a token
+    mean, use reduction "mean" in the other three.
     """
     return generation + (oac + acc + ccc) / 2
 

@@ -110,8 +110,7 @@ def finer_em(prediction: str, golds: str | Sequence[str], direction: str = "gold
 def token_f1(prediction: str, golds: str | Sequence[str], gold_words: int | None = None) -> float:
     """SQuAD's token F1 after `finer_normalise`, the best over the golds, in [0, 1]; 0 when nothing is shared.
 
-    gold_words: cut each gold to that many words first; FINER cuts it to 10 (it meant to cut the prediction). None:
-        no cut.
+    gold_words: cut each gold to that many words first; FINER cuts it to 10 (it meant to cut the prediction).
     """
     said = finer_normalise(prediction).split()
     golds_words = [finer_normalise(gold).split()[:gold_words] for gold in _list(golds)]

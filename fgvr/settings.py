@@ -87,7 +87,6 @@ class Mine:
 
     per_anchor: int = option(3, "Negatives of each triple (Finedefics: 3).")
     batch_size: int = option(32, "Images or texts encoded at once.", how=True)
-    seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
         _between("per_anchor", self.per_anchor, 1)
@@ -162,6 +161,7 @@ class Tune(Training):
     """Stage II: instruction tuning on questions."""
 
     batch_size: int = option(128, "Records a step.")
+    choice_reply: str = option("letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text"))
     micro_batch: int | None = option(None, "Records in memory at once; the result is the same.", how=True)
 
     def __post_init__(self) -> None:

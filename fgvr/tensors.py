@@ -1,11 +1,10 @@
 """Feature files: safetensors with the record ids beside the tensors.
 
 One file holds named tensors whose first dimension is N, the N record ids in the same order, and a provenance object
-(what made
-it: model, settings, hashes). Ids and provenance are JSON in the file's own metadata, under the one key "fgvr", so a
-    file cannot
-lose its ids, and one rename makes both visible. (Several metadata keys would be written in random order, and equal
-runs give equal bytes here.) The format bounds the metadata at 100 MB, about two million ids: past that, shard.
+(what made it: model, settings, hashes). Ids and provenance are JSON in the file's own metadata, under the one key
+"fgvr", so a file cannot lose its ids, and one rename makes both visible. (The library writes several metadata keys in
+random order, and equal runs give equal bytes here.) It bounds the metadata at 100 MB, about two million ids: past
+that, shard.
 A pickle runs code when it is read. None is read here, whatever its name ends in.
 """
 

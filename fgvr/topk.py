@@ -228,8 +228,7 @@ def _to_categories(anchors: Tensor, targets: Tensor, codes: Tensor, count: int, 
 
 
 def _prototypes(keys: Tensor, codes: Tensor, count: int) -> Tensor:
-    """(C, D) unit mean of each category; sums of multiples of 2^-26 are exact, so the order of the pool does not
-matter."""
+    """(C, D) unit mean of each category; sums of multiples of 2^-26 are exact, whatever the order of the pool."""
     sums = torch.zeros(count, keys.shape[1], dtype=torch.float64, device=keys.device).index_add_(0, codes, keys)
     return unit(sums)
 

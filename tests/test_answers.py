@@ -60,7 +60,7 @@ NOTHING = [
     "It cannot be the Blue Jay",
     "B. American Crow", "Answer: D. Blue Jay", "(C) Blue Jay", "Blue Jays", "Bluejay", "Option E", "I'd say it's hard",
     "The answer is A bird.", "Option A is not correct.", "A is not right", "(B) isn't the answer",
-    "The Blue Jay is not it.",
+    "The Blue Jay is not it.", "(A bird with a bill)", "[A bird]", "Answer: (a bird)",
     "A. American Crow\nB. Blue Jay\nC. Black-footed Albatross\nD. Northern Cardinal", "B's", "C-Class", "R&D", "b2b",
     "D/C",
     "Vitamin-B",
@@ -172,12 +172,13 @@ def test_wrong_calls_are_refused():
 
 
 @pytest.mark.parametrize(
-    "part", ["answer to ", "answer is the ", "Blue Jay ", "A ", "(A) ", "not ", "option ", "a", "(", "it is ", "\n", "A."]
+    "part",
+    ["answer to ", "answer is the ", "Blue Jay ", "A ", "(A) ", "not ", "option ", "a", "(", "it is ", "\n", "A."],
 )
 def test_a_long_reply_is_read_in_linear_time(part):
-    start = time.monotonic()
+    start = time.process_time()
     strict(part * (100_000 // len(part)), OPTIONS)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_label_is_a_normalised_exact_match():

@@ -19,17 +19,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
-from fgvr.cli.group import COMMANDS
+from fgvr.cli.group import COMMANDS, cli
 from fgvr.stream import Shard
-from tests.procs import PRIVATE, ROOT, Ended, read_jsonl, run, shell, start, write_jsonl
+from tests import private
+from tests.procs import FRESH, PRIVATE, ROOT, Ended, read_jsonl, run, shell, start, write_jsonl
 
 Maker = Callable[[Path, int], list[dict]]
 
 
-# -- inputs: (folder, how many) -> records; what the options name is made in the folder -----------------------------------
+# -- inputs: (folder, how many) -> records; what the options name is made in the folder --
 
 
 def images(folder: Path, count: int) -> list[dict]:
@@ -59,6 +61,7 @@ class Row:
         required: the first field that the command asks for; "" when it asks for none.
         to_folder: -o names a folder.
         count: input records; few for a command with a model.
+        private: it is one of tests/private.py.
     """
 
     name: str
@@ -69,11 +72,12 @@ class Row:
     required: str = ""
     to_folder: bool = False
     count: int = 24
-    program: str = "fgvr"
+    private: bool = False
 
     def argv(self, folder: Path, *more: str | Path) -> list[str]:
         options = shlex.split(self.options.format(dir=folder, root=ROOT))
-        return [self.program, *self.name.split(), *options, *map(str, more)]
+        models = "examples/toy/" in self.options  # then it pays to fork from a process that has the libraries
+        return [PRIVATE if self.private else "fgvr" if models else FRESH, *self.name.split(), *options, *map(str, more)]
 
     def input(self, folder: Path, name: str = "in.jsonl", count: int | None = None) -> Path | None:
         """The input file, and whatever the options name. The folder gets it all."""
@@ -86,20 +90,64 @@ class Row:
     @property
     def batches(self) -> bool:
         """Whether it has an inference batch size (for training, it decides the result)."""
-        return "--batch-size" in self.help and not self.to_folder
+        command: click.Command = private.cli if self.private else cli
+        for name in self.name.split():
+            assert isinstance(command, click.Group)
+            command = command.get_command(click.Context(command), name) or command
+        return not self.to_folder and any(param.name == "batch_size" for param in command.params)
 
-    @property
-    def help(self) -> str:
-        return shell(self.argv(Path("."), "--help"), ROOT).out.decode()
+
+def attributed(folder: Path, count: int) -> list[dict]:
+    """Image records; attribute questions beside them."""
+    for_birds = {"superclass": "bird", "attribute": "leg colour", "question": "Describe the leg colour of the bird."}
+    more = {"attribute": "bill shape", "question": "Describe the bill shape of the bird in this image."}
+    write_jsonl(folder / "side.jsonl", [for_birds, {**for_birds, **more}])
+    return images(folder, count)
 
 
+def extracted(folder: Path, count: int) -> list[dict]:
+    attributes = {"bill shape": "hooked", "leg colour": "red"}
+    return [{**record, "attributes": attributes} for record in images(folder, count)]
+
+
+def described(folder: Path, count: int) -> list[dict]:
+    return [{**record, "description": f"Bird {n}."} for n, record in enumerate(images(folder, count))]
+
+
+def asked(folder: Path, count: int) -> list[dict]:
+    """Open-set and multiple-choice questions in turn."""
+    more = [{"kind": "open"}, {"kind": "mcq", "options": [f"Red Kite{n}" for n in range(4)]}]
+    plain = [{**record, "question": "Which?", "answer": record["category"]} for record in images(folder, count)]
+    return [{**record, **more[n % 2]} for n, record in enumerate(plain)]
+
+
+def judged(folder: Path, count: int) -> list[dict]:
+    return [{**r, "raw": "A", "prediction": "A", "correct": n % 3 == 0} for n, r in enumerate(asked(folder, count))]
+
+
+def split(folder: Path, count: int) -> list[dict]:
+    """Image records; the same ones as training images beside them."""
+    write_jsonl(folder / "side.jsonl", images(folder, count))
+    return images(folder, count)
+
+
+VLM, CLIP, SEES = "--model {root}/examples/toy/vlm", "--encoder {root}/examples/toy/clip", "--image-root {dir}"
+SHORT, SEED = ("--max-new-tokens 3", "--max-new-tokens"), ("--seed 1", "--seed")
 SHOUT, PAIRS = "--pause-s 0.01", "--pause-s 0.005"
 FOLDER = "--root {dir} --split img --superclass bird"
 ROWS = [
-    Row("shout", SHOUT, other=("--marks 2", "--marks"), required="category", program=PRIVATE),
-    Row("pairs", PAIRS, other=("--seed 1", "--seed"), keeps=False, program=PRIVATE),
-    Row("train", SHOUT, other=("--marks 2", "--marks"), required="category", to_folder=True, program=PRIVATE),
+    Row("shout", SHOUT, other=("--marks 2", "--marks"), required="category", private=True),
+    Row("pairs", PAIRS, other=("--seed 1", "--seed"), keeps=False, private=True),
+    Row("train", SHOUT, other=("--marks 2", "--marks"), required="category", to_folder=True, private=True),
     Row("dataset folder", FOLDER, make=None, other=("--hyphens-to-spaces", "--hyphens-to-spaces")),
+    Row("discover-attrs", f"{VLM} --superclass bird", None, ("--class-unit kinds", "--class-unit"), keeps=False),
+    Row("extract-attrs", f"{VLM} {SEES} --attrs {{dir}}/side.jsonl", attributed, SHORT, required="image", count=8),
+    Row("summarise", VLM, extracted, SHORT, required="superclass", count=8),
+    Row("mine-negatives", f"{CLIP} {SEES}", described, ("--per-anchor 2", "--per-anchor"), required="image"),
+    Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),
+    Row("eval", f"{VLM} {SEES}", asked, SHORT, required="image", count=8),
+    Row("score", "", judged, ("--by category", "--by"), keeps=False),
+    Row("probe", f"{VLM} {SEES} --train {{dir}}/side.jsonl", split, SEED, keeps=False, required="image"),
 ]
 # commands that neither read nor write streams of records, tested by name elsewhere
 OTHERS = {"provenance"}
@@ -141,12 +189,12 @@ def test_every_command_has_a_row() -> None:
     assert set(COMMANDS) <= there
 
 
-# -- input and output -----------------------------------------------------------------------------------------------------
+# -- input and output --
 
 
 @rows("make")
 def test_input_forms_agree(row: Row, tmp_path: Path) -> None:
-    """FILE, stdin, blank lines, CRLF and .gz are the same input, under any locale; .gz output holds the same records."""
+    """FILE, stdin, blank lines, CRLF and .gz are one input, under any locale; .gz output holds the same records."""
     reference = content(whole(row, tmp_path))
     text = (tmp_path / "in.jsonl").read_bytes()
     odd = b"\n  \n" + text.replace(b"\n", b"\r\n\n")
@@ -217,7 +265,7 @@ def test_shards(row: Row, tmp_path: Path) -> None:
         assert all(parts)
 
 
-# -- signals and pipes ----------------------------------------------------------------------------------------------------
+# -- signals and pipes --
 
 
 @rows("!to_folder")
@@ -281,7 +329,7 @@ def test_killed_and_resumed(row: Row, signum: int, status: int, tmp_path: Path) 
         feeder.fed.wait(60)
         wait_for(tmp_path / "out.partial")
         time.sleep(rng.uniform(0, 0.2))
-        assert running.running
+        assert running.status is None
         running.kill(signum)
         ended = running.wait()
         feeder.go_on.set()
@@ -318,7 +366,7 @@ def test_killed_while_it_works(row: Row, signum: int, status: int, tmp_path: Pat
     for _ in range(3):
         running = start(row.argv(tmp_path, *source, "-o", "out", "--resume"), tmp_path)
         time.sleep(rng.uniform(0.1, 1) * lasts_s)
-        if running.running:
+        if running.status is None:
             running.kill(signum)
         ended = running.wait()
         assert ended.status in (0, status, -signum), ended.err  # -signum: before the command took over the signal
@@ -350,13 +398,13 @@ def test_second_signal_kills_at_once(row: Row, tmp_path: Path) -> None:
     wait_for(tmp_path / "out.partial")
     running.kill(signal.SIGTERM)
     time.sleep(0.5)
-    if running.running:
+    if running.status is None:
         running.kill(signal.SIGTERM)
     assert running.wait().status in (143, -15)
     feeder.go_on.set()
 
 
-# -- resume ---------------------------------------------------------------------------------------------------------------
+# -- resume --
 
 
 @rows()
@@ -414,7 +462,7 @@ def test_output_is_locked(row: Row, tmp_path: Path) -> None:
     assert run(row.argv(tmp_path, *source, "-o", "out"), tmp_path).status == 0
 
 
-# -- bad input, bad usage, no room ----------------------------------------------------------------------------------------
+# -- bad input, bad usage, no room --
 
 BAD = [
     (b'{"id": "to', "not valid JSON"),
@@ -498,12 +546,12 @@ def test_wrong_usage(row: Row, tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# -- run records ----------------------------------------------------------------------------------------------------------
+# -- run records --
 
 
 @rows()
 def test_run_record(row: Row, tmp_path: Path) -> None:
-    """Equal runs in two places leave equal bytes; nothing names the place; the hashes fit; `fgvr provenance` reads it."""
+    """Equal runs in two places leave equal bytes; nothing names the place; hashes fit; `fgvr provenance` reads it."""
     texts = []
     for place in ("here", "there"):
         folder = tmp_path / place / "work"
@@ -523,6 +571,6 @@ def test_run_record(row: Row, tmp_path: Path) -> None:
         data = (folder / "in.jsonl").read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         assert record["inputs"][0] == {"name": "in.jsonl", "sha256": digest, "records": data.count(b"\n")}
-    ended = run(["fgvr", "provenance", "whole"], folder)
+    ended = run([FRESH, "provenance", "whole"], folder)
     assert (ended.status, ended.err) == (0, "")
     assert f"by fgvr {row.name}" in ended.out.decode()

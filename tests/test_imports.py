@@ -109,7 +109,7 @@ def test_the_walk_sees_what_it_must() -> None:
     """Top-level, nested in a class or an `if`, but not in a function."""
     code = (
         "import a.b\nfrom fgvr import stream\nclass C:\n import c\n def f(self):\n  import no\nif 1:\n import d\n"
-        "try:\n import e\nexcept ImportError:\n import g\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import no2\n"
+        "try:\n import e\nexcept ImportError:\n import g\nif TYPE_CHECKING:\n import no2\n"
     )
     names = {alias.name for n in at_import(ast.parse(code)) if isinstance(n, ast.Import) for alias in n.names}
     assert names == {"a.b", "c", "d", "e", "g"}
@@ -128,9 +128,9 @@ def test_budgets() -> None:
                 assert length <= 40, f"{name}.{node.name} has {length} lines"
 
 
-# -- help -----------------------------------------------------------------------------------------------------------------
+# -- help --
 
-HELPS = [[], ["dataset"], ["dataset", "toy"], ["dataset", "folder"], *([name] for name in COMMANDS if name != "dataset")]
+HELPS = [[], ["dataset", "toy"], ["dataset", "folder"], *([name] for name in COMMANDS)]
 PROBE = "import sys, json; from fgvr.cli.main import main; s = main(sys.argv[1:]); print(json.dumps([s, *sys.modules]))"
 
 

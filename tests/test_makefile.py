@@ -195,7 +195,9 @@ def test_a_data_set_in_folders(world: World) -> None:
     calls = world.calls()
     assert calls[0].startswith("dataset folder --root /some photos/it's --superclass grocery product --split ")
     assert all("/some photos/it's" in call for call in calls if call.startswith(("extract", "align", "tune", "probe")))
+    assert "--split val " in calls[-1], "for your own use: no stage reads it"
     assert world.ran(*words) == []
+    assert world.ran(*words, "VAL_SPLIT=", "RUN=runs/y").count("dataset") == 2
     assert "dataset" in world.ran(*words[:1], "DATA=/other", *words[2:])
 
 

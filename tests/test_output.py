@@ -71,7 +71,7 @@ def interrupt(at: str, count: int = 6, **more: object) -> None:
     assert stopped.value.note == "out.partial keeps what is done, run again with --resume"
 
 
-# -- resume ---------------------------------------------------------------------------------------------------------------
+# -- resume --
 
 
 def test_resume_computes_only_what_is_missing() -> None:
@@ -214,12 +214,12 @@ def test_complete_needs_equal_settings_inputs_and_bytes() -> None:
     assert os.stat("out").st_mtime_ns >= before  # make sees that it is up to date
 
 
-# -- bad records ----------------------------------------------------------------------------------------------------------
+# -- bad records --
 
 
 def test_bad_record_of_a_stage_stops() -> None:
     write_jsonl(Path("in.jsonl"), records(3))
-    with pytest.raises(RecordError, match="^r1: cannot; replace it$"):
+    with pytest.raises(RecordError, match=r"^r1: cannot; replace it$"):
         go(job(), Stage(bad=("r1",)))
     assert not Path("out").exists() and len(read_jsonl(Path("out.partial"))) == 1
 
@@ -232,7 +232,8 @@ def test_skip_and_resume_equal_an_uninterrupted_run() -> None:
     said: list[str] = []
     go(job(**skip, say=said.append), Stage(bad=("r2", "r6")))
     assert said == ["4 of 11 records skipped; see errors"]
-    assert [e["error"].partition(": ")[0] for e in read_jsonl(Path("errors"))] == ["in.jsonl:2", "in.jsonl:3", "r2", "r6"]
+    places = [error["error"].partition(": ")[0] for error in read_jsonl(Path("errors"))]
+    assert places == ["in.jsonl:2", "in.jsonl:3", "r2", "r6"]
     assert json.loads(Path("out.run.json").read_text())["output"]["skipped"] == 4
     whole = [Path(name).read_bytes() for name in ("out", "errors", "out.run.json")]
     for at in ("r1", "r3", "r7"):
@@ -264,7 +265,7 @@ def test_max_errors() -> None:
     write_jsonl(Path("in.jsonl"), records(9))
     skip = {"on_error": "skip", "errors": "errors", "max_errors": 2}
     go(job(**skip), Stage(bad=("r1", "r2")))
-    with pytest.raises(FgvrError, match="^r4: cannot; replace it; this is bad record 3, --max-errors allows 2$"):
+    with pytest.raises(FgvrError, match=r"^r4: cannot; replace it; this is bad record 3, --max-errors allows 2$"):
         go(job(**skip), Stage(bad=("r1", "r2", "r4", "r5")))
     assert len(read_jsonl(Path("errors"))) == 3
     with pytest.raises(FgvrError, match="bad record 4"):  # the count goes on
@@ -280,7 +281,7 @@ def test_skip_without_a_file_says_each() -> None:
 
 def test_a_stage_that_makes_nan_made_a_bad_record() -> None:
     write_jsonl(Path("in.jsonl"), records(3))
-    with pytest.raises(RecordError, match="^r0: cannot write the record: NaN"), job().run() as run:
+    with pytest.raises(RecordError, match=r"^r0: cannot write the record: NaN"), job().run() as run:
         run.write({**item, "x": float("nan")} for item in run.read() if isinstance(item, dict))
     skip = {"on_error": "skip", "errors": "errors"}
     with job(**skip).run() as run:
@@ -288,7 +289,7 @@ def test_a_stage_that_makes_nan_made_a_bad_record() -> None:
     assert len(read_jsonl(Path("errors"))) == 3
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files --
 
 
 def test_links_and_permissions_are_kept() -> None:
@@ -393,7 +394,7 @@ def test_two_outputs_that_are_one() -> None:
     for out in ("in.jsonl", "link", "./in.jsonl", os.path.abspath("in.jsonl")):
         with pytest.raises(UsageError, match="would overwrite the input"):
             job(out=out)
-        with pytest.raises(UsageError, match="--errors .* would overwrite the input"):
+        with pytest.raises(UsageError, match=r"--errors .* would overwrite the input"):
             job(errors=out, on_error="skip")
     with pytest.raises(UsageError, match="is also the output"):
         job(errors="out", on_error="skip")
@@ -412,7 +413,7 @@ def test_shards_of_bad_lines_come_once() -> None:
     assert sorted(found) == sorted(f'{{"torn {n}' for n in range(20))
 
 
-# -- folders --------------------------------------------------------------------------------------------------------------
+# -- folders --
 
 
 def train(made: Job, stop: bool = False) -> tuple[bool, list[str]]:

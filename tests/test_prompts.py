@@ -210,9 +210,9 @@ def test_hiding_always_hides():
     "part", ["'a", "['a", "[", "{", "'", "- a\n", "a, ", "1.", "\\'", "  ", "**", "\n", "the ", ": ", "a\n", ":\n"]
 )
 def test_odd_and_long_replies_take_no_time_and_raise_nothing(part):
-    start = time.monotonic()
+    start = time.process_time()
     reply = part * (100_000 // len(part))
     assert len(parse_attributes(reply)) <= 40
     assert len(parse_answer(reply)) <= 300 and len(parse_description(reply)) <= 2000
     hide_name(reply, "a a", "bird")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5

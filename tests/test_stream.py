@@ -22,7 +22,7 @@ def read(tmp_path: Path, text: str | bytes, **more: object) -> list[stream.Item]
     return list(stream.read(str(path), **more))  # type: ignore[arg-type]
 
 
-# -- codec ----------------------------------------------------------------------------------------------------------------
+# -- codec --
 
 VALUES = [
     {"b": 1, "a": {"z": [1.5, None, True], "y": ""}},
@@ -61,7 +61,7 @@ def test_decode_refuses(text: str) -> None:
         stream.decode(text)
 
 
-# -- reading --------------------------------------------------------------------------------------------------------------
+# -- reading --
 
 
 def test_read_ignores_blank_lines_and_counts_records(tmp_path: Path) -> None:
@@ -106,7 +106,8 @@ def test_read_names_the_stage_that_makes_a_missing_field(tmp_path: Path) -> None
     assert str(bad) == f"{tmp_path}/in.jsonl:1: record has no 'description'; run `fgvr summarise` first"
     (bad,) = read(tmp_path, '{"id":"a"}', required=("description",), stage="describe")
     assert "run `fgvr describe` first" in str(bad)
-    assert read(tmp_path, '{"id":"a","description":"d"}', required=("description",)) == [{"id": "a", "description": "d"}]
+    whole = {"id": "a", "description": "d"}
+    assert read(tmp_path, json.dumps(whole), required=("description",)) == [whole]
 
 
 def test_read_gives_an_id_to_a_record_without(tmp_path: Path) -> None:
@@ -146,11 +147,11 @@ def test_damaged_gz_names_file_and_line(tmp_path: Path, cut: int) -> None:
 
 
 def test_missing_input_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FgvrError, match="cannot read .*nowhere: no such file or directory; check the path"):
+    with pytest.raises(FgvrError, match=r"cannot read .*nowhere: no such file or directory; check the path"):
         list(stream.read(str(tmp_path / "nowhere")))
 
 
-# -- batches --------------------------------------------------------------------------------------------------------------
+# -- batches --
 
 
 def test_ordered_keeps_places_at_any_batch_size() -> None:

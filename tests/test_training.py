@@ -1,4 +1,5 @@
-"""Stage I and II: what is trained, what is not, on which tokens, with which gradients; and that a killed run goes on exactly."""
+"""Stage I and II: what is trained, what is not, on which tokens, with which gradients; and that a killed run goes on
+exactly."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fgvr import losses
 from fgvr.datasets import toy
+from fgvr.errors import RecordError
 from fgvr.models.vlm import Vlm, open_vlm
 from fgvr.settings import Toy
 from fgvr.stages import align, tune
@@ -200,7 +202,10 @@ def test_a_choice_is_taught_as_its_letter() -> None:
     }
     talk = tune.talk(record)
     assert talk.answer == "B" and "B. Tern" in talk.question
+    assert tune.talk(record, "text").answer == "Tern"
     assert tune.talk({**record, "options": None}).answer == "Tern"
+    with pytest.raises(RecordError, match="answer_index 3"):
+        tune.talk({**record, "answer_index": 3})
 
 
 OPTIONS = "--batch-size 4 --epochs 4 --lr 0.002 --warmup-steps 2 --save-steps 3"

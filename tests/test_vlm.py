@@ -1,4 +1,5 @@
-"""A model taken apart: features, embeddings, replies, adapters; on the embedded Idefics2 and on a tiny LLaVA made here."""
+"""A model taken apart: features, embeddings, replies, adapters; on the embedded Idefics2 and on a tiny LLaVA made
+here."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from fgvr.datasets import toy
 from fgvr.errors import FgvrError
-from fgvr.models import open_answerer, vlm as vlm_module
+from fgvr.models import open_answerer
+from fgvr.models import vlm as vlm_module
 from fgvr.models.base import Ask
 from fgvr.models.vlm import Parts, Vlm, open_vlm
 
@@ -209,7 +211,7 @@ def test_a_language_model_answers_text_and_refuses_images(toy_vlm: Path, tmp_pat
         answerer.reply([Ask("Hello", birds(1)[0])], 4)
 
 
-# --- models that cannot be opened -----------------------------------------------------------------------------------------
+# --- models that cannot be opened ---
 
 
 @pytest.fixture

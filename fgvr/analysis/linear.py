@@ -1,9 +1,9 @@
 """Linear probe: how well one linear layer tells the categories apart from frozen features.
 
 Feature probing as in Finedefics (arXiv 2501.15140, section 2.1, Table 1), which follows VLMClassifier (Zhang et al.
-2024). Both train by Adam for a fixed number of epochs, and VLMClassifier reports the best epoch on the test split. Here
-the penalised likelihood is minimised to convergence, which has one solution and needs no learning rate, and its one
-free weight is chosen on a validation split: the test split is looked at once.
+2024). VLMClassifier trains by Adam for a fixed number of epochs and reports the best one on the test split. Here the
+penalised likelihood is minimised to convergence, which has one solution and needs no learning rate, and its one free
+weight is chosen on a validation split: the test split is looked at once.
 Shapes: N images, C categories, D width.
 """
 
@@ -64,8 +64,8 @@ def fit(
     Args:
         train, val: (N, D) floating, on one device. weights: > 0. steps: most L-BFGS iterations for each weight.
     Raises:
-        FgvrError: fewer than two training categories, a validation category that is not among them, features not
-        finite. ValueError: shapes disagree, a split is empty, or a weight is not positive.
+        FgvrError: fewer than two training categories, a validation category not among them, features not finite.
+        ValueError: shapes disagree, a split is empty, or a weight is not positive.
     """
     import torch
 

@@ -1,7 +1,8 @@
 """The embedded toy world: fine-grained birds drawn with Pillow.
 
-Species of one genus differ in one or two of ten visible attributes; pose, size, light, background and flip vary from image to
-image, and nothing in a name tells of an attribute. An image depends on (seed, id) alone, so shards and reruns draw the same pixels.
+Species of one genus differ in one or two of ten visible attributes; pose, size, light, background and flip vary from
+image to image, and nothing in a name tells of an attribute. An image depends on (seed, id) alone, so shards and
+reruns draw the same pixels.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ def word(rng: Random) -> str:
 def world(species: int, seed: int) -> list[Species]:
     """The species of one world, in genera of about four.
 
-    The genera differ from each other in at least four attributes; a genus is its base plus variants of one changed attribute, so two
-    of its species differ in one or two.
+    The genera differ from each other in at least four attributes; a genus is its base plus variants of one changed
+    attribute, so two of its species differ in one or two.
     """
     rng = Random(f"fgvr toy world {seed}")
     genera = max(1, math.ceil(species / 4))
@@ -182,7 +183,8 @@ def _save(image: Image, path: Path) -> None:
 
 
 def caption(attributes: dict[str, str], superclass: str = SUPERCLASS) -> str:
-    """Two attributes a sentence, in their order: the exact description that the chain's descriptions are measured against.
+    """Two attributes a sentence, in their order: the exact description that the chain's descriptions are measured
+    against.
 
     Five sentences for the ten attributes of a bird; any other attribute map is worded the same way.
     """

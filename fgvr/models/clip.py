@@ -1,4 +1,4 @@
-"""CLIP encoders by open_clip: a local folder, or "clip:ARCHITECTURE/PRETRAINED" such as clip:ViT-L-14/laion2b_s32b_b82k."""
+"""CLIP encoders by open_clip: a local folder, or clip:ARCHITECTURE/PRETRAINED (clip:ViT-L-14/laion2b_s32b_b82k)."""
 
 from __future__ import annotations
 

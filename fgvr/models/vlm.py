@@ -1,8 +1,8 @@
 """A vision-language model taken apart: vision tower, modality connector, language model; and its three embeddings.
 
-Finedefics (section 2 and 3.2) compares an object, an attribute description and a category name in the last layer of the language
-model: the connector's output plus the EOS embedding, or a text plus EOS, goes through the language model *by itself*, and the hidden
-state of one position stands for the whole (`pool`):
+Finedefics (section 2 and 3.2) compares an object, an attribute description and a category name in the last layer of
+the language model: the connector's output plus the EOS embedding, or a text plus EOS, goes through the language model
+*by itself*, and the hidden state of one position stands for the whole (`pool`):
 
     eos   the appended EOS token (stage I, Eqs 5-7);
     last  the last token before it (Eq 1, probing);
@@ -34,8 +34,8 @@ POOLS = ("eos", "last", "mean")
 class Parts:
     """Where a family keeps its parts (dotted names below the model), and how it takes features.
 
-    text_expands: the processor writes out the image tokens of a text without being given the image, so that many questions on one
-        image prepare it once.
+    text_expands: the processor writes out the image tokens of a text without being given the image, so that many
+        questions on one image prepare it once.
     """
 
     tower: str
@@ -59,7 +59,7 @@ def open_vlm(spec: str, adapter: str | None = None, device: str = "auto", traina
     """
     from transformers import AutoConfig
 
-    scheme, name, revision = split_spec(spec, {"hf": ""}, "hf")
+    _, name, revision = split_spec(spec, {"hf": ""}, "hf")
     config = loading.from_pretrained(AutoConfig, name, revision)
     if config.model_type not in PARTS:
         raise FgvrError(
@@ -69,7 +69,8 @@ def open_vlm(spec: str, adapter: str | None = None, device: str = "auto", traina
 
 
 class Vlm:
-    """An open vision-language model. The model's own classes stay as transformers has them; this only names their parts.
+    """An open vision-language model. The model's own classes stay as transformers has them; this only names their
+    parts.
 
     model: the base model; with an adapter its layers are already the adapted ones.
     peft: the PeftModel around it, to save and train the adapter, or None.
@@ -111,8 +112,8 @@ class Vlm:
     # --- text ---
 
     def chat(self, turns: Sequence[tuple[str, str | None]], with_image: bool) -> str:
-        """A conversation in the model's own template; the image stands before the first question. A last answer of None leaves
-        the reply to the model."""
+        """A conversation in the model's own template; the image stands before the first question. A last answer of
+        None leaves the reply to the model."""
         messages = []
         for number, (question, answer) in enumerate(turns):
             image = [{"type": "image"}] if with_image and number == 0 else []
@@ -153,7 +154,8 @@ class Vlm:
         return {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, Tensor)}
 
     def features(self, pixels: dict[str, Tensor]) -> list[Tensor]:
-        """The connector's output: for each image (m, D), m object tokens. Differentiable in the connector, never in the tower."""
+        """The connector's output: for each image (m, D), m object tokens. Differentiable in the connector, never in
+        the tower."""
         with self._frozen_tower():
             found = self.model.get_image_features(**pixels)
         found = getattr(found, "pooler_output", found)
@@ -168,13 +170,15 @@ class Vlm:
         """(N, T, D) embeddings of token ids, with row i's image tokens replaced by features[i].
 
         Raises:
-            FgvrError: a row has another number of image tokens than features; some models would shift features into the next row.
+            FgvrError: a row has another number of image tokens than features; some models would shift features into
+                the next row.
         """
         image = ids == self.image_token_id
         for row, found in zip(image.sum(1).tolist(), features, strict=True):
             if row != len(found):
                 raise FgvrError(
-                    f"the prompt has {row} image tokens for {len(found)} features; processor and model do not belong together"
+                    f"the prompt has {row} image tokens for {len(found)} features; "
+                    "processor and model do not belong together"
                 )
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(image.unsqueeze(-1), torch.cat(list(features)).to(embeds.dtype))
@@ -220,8 +224,8 @@ class Vlm:
 
 
 class _NoGrad:
-    """Run one module's forward under no_grad, whatever is around it: nothing of it enters the graph, also not when peft hooks its
-    embeddings (which would back-propagate through the frozen tower)."""
+    """Run one module's forward under no_grad, whatever is around it: nothing of it enters the graph, also not when
+    peft hooks its embeddings (which would back-propagate through the frozen tower)."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module

@@ -24,8 +24,8 @@ def objective(
 ) -> Losses:
     """The loss of one batch of mined triples: L_G + (OAC + ACC + CCC) / 2 (Eq 8).
 
-    The batch is the contrastive batch. Each different description and category name of the batch, the negatives' included, goes
-    through the language model once.
+    The batch is the contrastive batch. Each different description and category name of the batch, the negatives'
+    included, goes through the language model once.
 
     Args:
         form, temperature, reduction: see fgvr.losses.
@@ -56,7 +56,8 @@ def _asked(record: Record, question: str | None) -> str:
 def contrastive(
     vlm: Vlm, records: Sequence[Record], features: Sequence[Tensor], form: str, temperature: float, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """OAC, ACC and CCC of a batch, each 0-d. Rows of one category are not each other's negatives in the paper's form."""
+    """OAC, ACC and CCC of a batch, each 0-d. Rows of one category are not each other's negatives in the paper's
+    form."""
     slots, mask = _slots([record["negatives"] for record in records], vlm.device)
     objects = vlm.pool_features(features)
     descriptions, at_description = distinct([r["description"] for r in records] + [n["description"] for n in slots])
@@ -81,7 +82,8 @@ def contrastive(
 
 
 def _slots(negatives: Sequence[Sequence[Record]], device: torch.device) -> tuple[list[Record], Tensor]:
-    """All negatives as B x K slots, a row with fewer filled up with its first (or an empty one), and which slots are real."""
+    """All negatives as B x K slots, a row with fewer filled up with its first (or an empty one), and which slots are
+    real."""
     width = max(1, max(map(len, negatives)))
     empty = {"description": "", "category": ""}
     slots = [row[k] if k < len(row) else (row[0] if row else empty) for row in negatives for k in range(width)]

@@ -19,9 +19,11 @@ Record = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def talk(record: Record) -> Talk:
-    """What is asked and what is learnt: the option's letter for a multiple-choice question, else the answer.
+def talk(record: Record, choice_reply: str = "letter") -> Talk:
+    """What is asked and what is learnt: for a multiple-choice question the right option, else the answer.
 
+    Args:
+        choice_reply: how the option is named: by its "letter" (FOCI's instruction) or its "text".
     Raises:
         RecordError: a multiple-choice question whose answer_index points to no option.
     """
@@ -31,18 +33,19 @@ def talk(record: Record) -> Talk:
     index = record.get("answer_index")
     if not isinstance(index, int) or not 0 <= index < len(options):
         raise RecordError(f"answer_index {index!r} is none of its {len(options)} options; run `fgvr questions` again")
-    return Talk(prompts.multiple_choice(record["question"], options), LETTERS[index])
+    return Talk(prompts.multiple_choice(record["question"], options), LETTERS[index] if choice_reply == "letter" else options[index])
 
 
-def objective(vlm: Vlm, image_root: str | Path, micro_batch: int) -> Losses:
+def objective(vlm: Vlm, image_root: str | Path, micro_batch: int, choice_reply: str = "letter") -> Losses:
     """The generation loss of a batch of questions on its reply tokens, each token of the batch counting the same.
 
     Args:
         micro_batch: records that go through the model at once; their gradients add up to the whole batch's.
+        choice_reply: see `talk`.
     """
 
     def step(records: Sequence[Record]) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        talks = [talk(record) for record in records]
+        talks = [talk(record, choice_reply) for record in records]
         lengths = [sum(label >= 0 for label in encode(vlm, t, 1)[1]) for t in talks]
         for start in range(0, len(records), micro_batch):
             part = slice(start, start + micro_batch)

@@ -13,7 +13,8 @@ from fgvr.models.vlm import Vlm
 def targets(vlm: Vlm) -> str:
     """A regular expression that matches every linear layer of connector and language model, and nothing of the tower.
 
-    peft tests it against whole module names, so "all-linear" or bare suffixes, which would also hit the tower, are not needed.
+    peft tests it against whole module names, so "all-linear" or bare suffixes, which would also hit the tower, are
+    not needed.
     """
     assert vlm.parts is not None
     roots = (vlm.parts.connector, vlm.parts.decoder)

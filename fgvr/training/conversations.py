@@ -26,8 +26,8 @@ class Talk:
 def encode(vlm: Vlm, talk: Talk, image_tokens: int) -> tuple[list[int], list[int]]:
     """Token ids and labels of one conversation, the image written as its `image_tokens` tokens.
 
-    Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that the model is taught to
-    answer, not to ask (the released Finedefics code trains on questions and image tokens too).
+    Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that the
+    model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
     """
     asked = _written_out(vlm, vlm.chat([(talk.question, None)], True), image_tokens)
     whole = _written_out(vlm, vlm.chat([(talk.question, talk.answer)], True), image_tokens)

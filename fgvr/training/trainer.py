@@ -1,4 +1,4 @@
-"""The training loop that align and tune share: transformers' Trainer, with our losses, log, signals and exact resume."""
+"""The loop that align and tune share: transformers' Trainer, with our losses, log, signals and exact resume."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Recipe:
 
 
 class _Trainer(Trainer):
-    """Trainer whose step is ours; everything else (optimiser, schedule, order, checkpoints, resume) is transformers'."""
+    """Trainer whose step is ours; everything else (optimiser, schedule, order, checkpoints, resume) is
+    transformers'."""
 
     def __init__(self, vlm: Vlm, losses: Losses, log: Path, **options: Any) -> None:
         super().__init__(model=vlm.peft, **options)
@@ -62,7 +63,7 @@ class _Trainer(Trainer):
         step = self.state.global_step + 1
         if not torch.isfinite(total):
             raise FgvrError(
-                f"the loss is {total.item()} at step {step}; lower --lr, then run again with --resume from the last checkpoint"
+                f"the loss is {total.item()} at step {step}; lower --lr and start again"
             )
         self._write_log(
             {
@@ -102,8 +103,8 @@ def train(
 ) -> None:
     """Train the adapter of `vlm` in place and write `log.jsonl` (one line a step) below `folder`.
 
-    Checkpoints lie below `folder / "checkpoints"`; with `resumed` training goes on from the last one, and the log and the final
-    weights equal those of an uninterrupted run (data order, dropout and optimiser state included).
+    Checkpoints lie below `folder / "checkpoints"`; with `resumed` training goes on from the last one, and the log and
+    the final weights equal those of an uninterrupted run (data order, dropout and optimiser state included).
 
     Args:
         say: called with (steps done, steps in all) after every step.
@@ -181,8 +182,8 @@ def _cut_log(log: Path, steps: int) -> None:
 
 
 def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key: the library
-    writes several in random order)."""
+    """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
+    the library writes several in random order)."""
     from safetensors.torch import load_file, save_file
 
     vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
