@@ -122,8 +122,10 @@ def _unexpected(error: BaseException) -> int:
     if kind in OUT_OF_MEMORY:
         say(f"out of memory{': ' if text else ''}{text[:120]}; retry with a lower --batch-size and --resume")
         return 75
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        say(f"{error.filename or 'output'}: {reason(error)}; make room and run again")
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+        room = error.errno in NO_ROOM
+        advice = "make room and run again" if room else "check the path and its permissions"
+        say(f"{error.filename or 'output'}: {reason(error)}; {advice}")
         return 1
     say(f"internal error: {kind}: {text[:200]}; run again with -v for the traceback")
     return 1

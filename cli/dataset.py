@@ -36,7 +36,6 @@ def toy(job: Job, root: str, split: str, settings: Toy) -> None:
     from fgvr.datasets import open_dataset
 
     Path(root).mkdir(parents=True, exist_ok=True)
-    job.settings["root"] = Path(root).resolve().name
     with job.run(images=root) as run:
         run.write(open_dataset("toy")(Path(root), split, settings))
 

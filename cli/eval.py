@@ -21,8 +21,9 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
 
     Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the reply; `prediction`,
     the option or name read out of it, null when it names none; and `correct`, null where the question has no
-    `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and articles. Writes
-    in input order. Streams.
+    `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and articles.
+    With --choose letter or text no choice is generated: the option whose letter or text has the highest mean
+    log-probability as the reply is taken, and `scores` holds one figure an option. Writes in input order. Streams.
 
     \b
     Examples:
@@ -36,5 +37,5 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     answerer = open_answerer(model, device=device, adapter=adapter)
     with job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run:
         items = run.read(required=("image", "kind", "question"))
-        parts = settings.parser, settings.batch_size, settings.max_new_tokens
+        parts = settings.parser, settings.batch_size, settings.max_new_tokens, settings.choose
         run.write(evaluate(items, answerer, image_root, *parts))

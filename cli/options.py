@@ -162,12 +162,10 @@ def _deciding(ctx: click.Context, job: Job) -> tuple[dict[str, Any], list[str]]:
         if name in _IO or isinstance(param, How) or not param.expose_value or isinstance(param.type, InputFile):
             continue
         value = ctx.params.get(name)
-        if isinstance(param.type, InputFolder) and param.type.hashed and value is None:
+        if isinstance(param.type, InputFolder) and param.type.hashed:
+            folders += [value] if value is not None else []
             continue
-        if isinstance(param.type, InputFolder) and value is not None:
-            if param.type.hashed:
-                folders.append(value)
-                continue
+        if isinstance(param.type, (InputFolder, click.Path)) and value is not None:
             value = portable(value, job.output)
         elif name in ("model", "encoder"):
             value = _portable_spec(value)
@@ -179,8 +177,8 @@ def _deciding(ctx: click.Context, job: Job) -> tuple[dict[str, Any], list[str]]:
 
 def _portable_spec(spec: str | None) -> str | None:
     """A model spec without the place on this machine: a folder by its last name."""
-    if spec is None:
-        return None
+    if spec is None or os.path.isdir(spec):
+        return spec and os.path.basename(os.path.realpath(spec))
     scheme, colon, name = spec.rpartition(":")
     return f"{scheme}{colon}{os.path.basename(os.path.realpath(name))}" if os.path.isdir(name) else spec
 

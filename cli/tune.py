@@ -34,6 +34,6 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     at_once = settings.micro_batch or settings.batch_size
     training.run(
         job, model, adapter, image_root, device, settings,
-        required=("image", "question", "answer"),
+        required=("image", "kind", "question", "answer"),
         objective=lambda vlm: objective(vlm, image_root, at_once, settings.choice_reply),
     )

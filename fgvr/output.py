@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -149,21 +150,19 @@ class AtomicFile(Atomic):
         self.file.truncate()
         self.size = 0
 
-    def keep(self) -> list[dict[str, Any]]:
-        """The records that are there; a torn last line is dropped. Writing goes on after them."""
+    def keep(self) -> Iterator[dict[str, Any]]:
+        """The records that are there; at their end a torn last line is dropped, and writing goes on."""
         self.file.seek(0)
-        records: list[dict[str, Any]] = []
         end = 0
         for line in self.file:
             record = _record(line)
             if record is None:
                 break
-            records.append(record)
             end += len(line)
+            yield record
         self.file.seek(end)
         self.file.truncate()
         self.size = end
-        return records
 
     def write(self, line: bytes) -> None:
         try:
@@ -246,8 +245,8 @@ class AtomicFolder(Atomic):
                 path.unlink()
         self.size = 0
 
-    def keep(self) -> list[dict[str, Any]]:
-        return []
+    def keep(self) -> Iterator[dict[str, Any]]:
+        return iter(())
 
     def commit(self, run: provenance.RunRecord, count: int, skipped: int) -> None:
         """Make DIR out of DIR.partial. A DIR that is there is moved aside for the moment between two renames."""

@@ -72,6 +72,7 @@ class Extract(Generate):
     """Answers to attribute questions."""
 
     batch_size: int = option(64, "Questions asked at once; those on one image share its encoding.", how=True)
+    max_new_tokens: int = option(128, "Longest reply, in tokens.")
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,13 @@ class Training:
 class Align(Training):
     """Stage I: contrastive alignment of object, attributes and category."""
 
-    loss_form: str = option("paper", "Losses as printed, or as the released code computes them.", choices=("paper", "released"))
+    loss_form: str = option(
+        "paper", "Losses as printed, or as the released code computes them.", choices=("paper", "released")
+    )
     temperature: float = option(1.0, "Cosines are divided by this; the paper has none, its code starts at 0.07.")
-    reduction: str = option("mean", "Contrastive terms are averaged or, as printed, summed over the batch.", choices=("mean", "sum"))
+    reduction: str = option(
+        "mean", "Contrastive terms are averaged or, as printed, summed over the batch.", choices=("mean", "sum")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,7 +166,9 @@ class Tune(Training):
     """Stage II: instruction tuning on questions."""
 
     batch_size: int = option(128, "Records a step.")
-    choice_reply: str = option("letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text"))
+    choice_reply: str = option(
+        "letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text")
+    )
     micro_batch: int | None = option(None, "Records in memory at once; the result is the same.", how=True)
 
     def __post_init__(self) -> None:
@@ -175,6 +182,11 @@ class Eval(Generate):
     """Replies to questions."""
 
     max_new_tokens: int = option(32, "Longest reply, in tokens.")
+    choose: str = option(
+        "reply",
+        "A multiple-choice question: read its reply, or take the option whose letter or text is likeliest.",
+        choices=("reply", "letter", "text"),
+    )
     parser: str = option("strict", "How an option is read out of a reply.", choices=("strict", "foci-prefix"))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
+import struct
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -41,6 +44,7 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 75, "fgvr: out of memory; retry with a lower --batch-size and --resume\n"),
         (OutOfMemoryError("GPU"), 75, "fgvr: out of memory: GPU; retry with a lower --batch-size and --resume\n"),
         (OSError(28, "No space left on device", "x"), 1, "fgvr: x: no space left on device; make room and run again\n"),
+        (PermissionError(13, "No", "w"), 1, "fgvr: w: no; check the path and its permissions\n"),
         (BrokenPipeError(), 141, ""),
         (Stopped(signal.SIGPIPE), 141, ""),
         (Stopped(signal.SIGINT), 130, "fgvr: stopped by SIGINT\n"),
@@ -238,9 +242,11 @@ def test_progress_is_silent_for_short_runs_and_a_line_a_minute(monkeypatch: pyte
 def test_bar_on_a_terminal(tmp_path: Path) -> None:
     records(tmp_path, *["a"] * 30)
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
     argv = [*PROGRAMS[PRIVATE], "shout", "in.jsonl", "--pause-s", "0.1", "--batch-size", "1"]
     running = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs)
     assert running.communicate(timeout=60)[0].count(b"\n") == 30
+    os.write(theirs, b"(end)")  # so that an empty screen does not hang the test
     shown = os.read(ours, 1 << 16)
     os.close(theirs)
     os.close(ours)

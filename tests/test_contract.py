@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -114,11 +114,26 @@ def described(folder: Path, count: int) -> list[dict]:
     return [{**record, "description": f"Bird {n}."} for n, record in enumerate(images(folder, count))]
 
 
+def mined(folder: Path, count: int) -> list[dict]:
+    triples = described(folder, count)
+    keys = ("id", "category", "description")
+    return [
+        {**r, "negatives": [{k: triples[n - 1][k] for k in keys} | {"similarity": 0.5}]} for n, r in enumerate(triples)
+    ]
+
+
 def asked(folder: Path, count: int) -> list[dict]:
     """Open-set and multiple-choice questions in turn."""
     more = [{"kind": "open"}, {"kind": "mcq", "options": [f"Red Kite{n}" for n in range(4)]}]
     plain = [{**record, "question": "Which?", "answer": record["category"]} for record in images(folder, count)]
     return [{**record, **more[n % 2]} for n, record in enumerate(plain)]
+
+
+def taught(folder: Path, count: int) -> list[dict]:
+    index = {"answer_index": 0}
+    return [
+        {**r, **index, "options": [r["answer"], "Other"]} if r["kind"] == "mcq" else r for r in asked(folder, count)
+    ]
 
 
 def judged(folder: Path, count: int) -> list[dict]:
@@ -145,6 +160,8 @@ ROWS = [
     Row("summarise", VLM, extracted, SHORT, required="superclass", count=8),
     Row("mine-negatives", f"{CLIP} {SEES}", described, ("--per-anchor 2", "--per-anchor"), required="image"),
     Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),
+    Row("align", f"{VLM} {SEES} {TRAIN}", mined, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
+    Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
     Row("eval", f"{VLM} {SEES}", asked, SHORT, required="image", count=8),
     Row("score", "", judged, ("--by category", "--by"), keeps=False),
     Row("probe", f"{VLM} {SEES} --train {{dir}}/side.jsonl", split, SEED, keeps=False, required="image"),
@@ -527,6 +544,17 @@ def test_no_room(row: Row, tmp_path: Path) -> None:
     ended = run(row.argv(tmp_path, *source, "-o", "out", "--resume"), tmp_path)
     assert (ended.status, ended.err) == (0, "")
     assert content(tmp_path / "out") == reference
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "examples/toy/" in r.options], ids=lambda row: row.name)
+def test_model_opens_before_the_output(row: Row, tmp_path: Path) -> None:
+    """A model that is not there leaves no trace; wrong usage is found before the model is looked for."""
+    source = row.input(tmp_path)
+    gone = replace(row, options=row.options.replace("{root}/examples/toy/", "{dir}/no-"))
+    argv = gone.argv(tmp_path, *([source] if source else []), "-o", "out")
+    one_line(run(argv, tmp_path), row, 1, "no-", "; ")
+    assert not list(tmp_path.glob("out*"))
+    one_line(run([*argv, "--max-errors", "1"], tmp_path), row, 2, "--on-error skip")
 
 
 @rows()

@@ -1,4 +1,5 @@
-"""What the documents show is what happens: every command of the README runs, the reference is the commands' own help."""
+"""What the documents show is what happens: every command of the README runs, the reference is the commands' own
+help."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "bin").mkdir()
     script = folder / "bin" / "fgvr"
-    script.write_text(f"#!/bin/sh\nexec {shlex.join(FGVR)} \"$@\"\n")
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(FGVR)} "$@"\n')
     script.chmod(0o755)
     return folder
 
@@ -41,12 +42,26 @@ def test_the_readmes_stages_run_as_shown(project: Path) -> None:
     env = {**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}"}
     said = {}
     for line in lines(shown):
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", line], cwd=project, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", line], cwd=project, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, (line, done.stderr)
         assert done.stderr == "", line
         said[line] = done.stdout
-    for command in ("dataset", "discover-attrs", "extract-attrs", "summarise", "mine-negatives", "align", "questions", "tune",
-                    "eval", "score", "probe", "provenance"):
+    for command in (
+        "dataset",
+        "discover-attrs",
+        "extract-attrs",
+        "summarise",
+        "mine-negatives",
+        "align",
+        "questions",
+        "tune",
+        "eval",
+        "score",
+        "probe",
+        "provenance",
+    ):
         assert any(f"fgvr {command}" in line for line in said), command
     assert any("accuracy" in out for line, out in said.items() if "score --table" in line)
     assert any("test.jsonl" in out for line, out in said.items() if "provenance" in line)
@@ -66,12 +81,21 @@ def test_the_readmes_make_commands_are_legal(tmp_path: Path) -> None:
 
 
 def test_the_reference_is_the_commands_own_help() -> None:
-    shown = subprocess.run([sys.executable, "-c", "from tests.reference import page; print(page(), end='')"], cwd=ROOT, text=True,
-                           capture_output=True, env={**os.environ, "COLUMNS": "100"}, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", "from tests.reference import page; print(page(), end='')"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "COLUMNS": "100"},
+        check=True,
+    ).stdout
     assert reference.FILE.read_text(encoding="utf-8") == shown, "run `make docs`"
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("architecture.md", "models.md", "records.md"))])
+@pytest.mark.parametrize(
+    "file",
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("architecture.md", "models.md", "records.md"))],
+)
 def test_links_lead_somewhere(file: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / file).read_text(encoding="utf-8")):
         if not target.startswith("http"):

@@ -62,7 +62,7 @@ class World:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         command = ["make", "FGVR=./stub", *words]
         done = subprocess.run(
-            command, cwd=self.root, env={**clean, **env}, text=True, capture_output=True, timeout=60
+            command, cwd=self.root, env={**clean, **env}, text=True, capture_output=True, timeout=300
         )
         assert done.returncode == status, done.stdout + done.stderr
         assert "undefined variable" not in done.stderr

@@ -64,13 +64,13 @@ class Cluster:
 
     def stop(self, job: subprocess.Popen[str], signum: int) -> tuple[int, list[str]]:
         """Send a signal to the batch script alone (SLURM's B:), once a stage works; its status and the last calls."""
-        for _ in range(600):
+        for _ in range(2400):
             if (self.root / "working").exists():
                 break
             time.sleep(0.05)
         (self.root / "working").unlink()
         os.kill(job.pid, signum)
-        job.communicate(timeout=20)
+        job.communicate(timeout=120)
         return job.returncode, self.calls()
 
     def calls(self) -> list[str]:
@@ -93,7 +93,7 @@ def test_a_job_out_of_time_stops_requeues_itself_and_goes_on(cluster: Cluster, s
     assert (cluster.root / "runs/toy" / left).read_text() == "half\n", "the stage was told to stop, not killed"
 
     again = cluster.job()
-    again.communicate(timeout=60)
+    again.communicate(timeout=300)
     calls = cluster.calls()
     assert again.returncode == 0
     assert calls[0].startswith(f"{stage} ") and " --resume " in calls[0]
@@ -108,7 +108,7 @@ def test_a_cancelled_job_is_not_requeued(cluster: Cluster) -> None:
 
 def test_a_failed_job_is_not_requeued(cluster: Cluster) -> None:
     job = cluster.job(SLOW="tune", FAIL="tune")
-    job.communicate(timeout=60)
+    job.communicate(timeout=300)
     assert job.returncode == 2 and cluster.calls()[-1].startswith("tune ")
 
 

@@ -69,9 +69,9 @@ def test_figures(tmp_path: Path) -> None:
     objects = vlm.objects([Image.open(tmp_path / r["image"]) for r in test])
     categories, names = [r["category"] for r in test], sorted(COLOURS)
     quality, _ = alignment.alignment_quality(objects, categories, names, vlm.texts(names))
-    assert found["objects", "alignment quality", None]["value"] == quality > 0.9
+    assert found["objects", "alignment quality", None]["value"] == round(quality, 4) > 0.9
     distance = alignment.inter_class_distance(objects, categories)
-    assert found["objects", "inter-class distance", None]["value"] == distance
+    assert found["objects", "inter-class distance", None]["value"] == round(distance, 4)
     assert found["names", "inter-class distance", None]["n"] == 3
     assert found["objects", "retrieval R@1", None]["value"] == 1
     assert found["names", "retrieval R@1", None]["n"] == 3
@@ -98,7 +98,7 @@ def test_order_and_batches_change_nothing(tmp_path: Path) -> None:
     first = run(train, test, tmp_path)
     for other in (run(train, test, tmp_path, batch=1), run(train, test[::-1], tmp_path, batch=100)):
         assert [{**a, "value": 0} for a in first] == [{**b, "value": 0} for b in other]
-        assert [a["value"] for a in first] == pytest.approx([b["value"] for b in other], abs=1e-12)
+        assert [a["value"] for a in first] == pytest.approx([b["value"] for b in other], abs=1e-4)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

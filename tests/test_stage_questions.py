@@ -70,6 +70,7 @@ def test_a_draw_belongs_to_its_record() -> None:
     built = {q["id"]: q for q in questions(plain(), ["mcq"], distractors="random")}
     again = {q["id"]: q for q in questions(plain()[::-1], ["mcq"], distractors="random")}
     assert built == again
+    assert built["r0/mcq"]["options"] == ["Red Kite", "Tawny Owl", "Barn Owl", "Merlin"], "on every machine"
     half = {q["id"]: q for q in questions(plain()[:30], ["mcq"], distractors="random")}
     assert all(built[key] == half[key] for key in half)
     other = {q["id"]: q for q in questions(plain(), ["mcq"], distractors="random", seed=1)}

@@ -1,4 +1,5 @@
-"""The embedded models can do what the chain needs, on birds and species that they never saw. docs/toy.md has the full figures."""
+"""The embedded models can do what the chain needs, on birds and species that they never saw. docs/toy.md has the full
+figures."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def test_attributes_are_listed_and_summarised(answerer: Answerer) -> None:
     for species in SPECIES[:10]:
         values = {prompts.GENERAL: toy.caption(species.attributes), **species.attributes}
         text = prompts.description(answerer.reply([Ask(prompts.summarise("bird", values))], 160)[0])
-        right += sum(f"{key} is {value}" in text.replace(" of the bird", "") for key, value in species.attributes.items())
+        right += sum(
+            f"{key} is {value}" in text.replace(" of the bird", "") for key, value in species.attributes.items()
+        )
     assert right >= 95
 
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from fgvr import losses
 from fgvr.datasets import toy
 from fgvr.errors import RecordError
-from fgvr.models.vlm import Vlm, open_vlm
+from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.settings import Toy
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, targets
-from fgvr.training.conversations import IGNORE, Talk, distinct, encode, reply_loss
+from fgvr.training.conversations import Talk, distinct, reply_loss
 from tests import procs
 
 
@@ -106,7 +106,7 @@ def test_the_tower_never_enters_the_graph(vlm: Vlm, world: tuple[Path, list[dict
 
 
 def test_labels_are_the_reply_alone(vlm: Vlm) -> None:
-    ids, labels = encode(vlm, Talk("What bird is this?", "Salim Renfa"), 16)
+    ids, labels = vlm.encode("What bird is this?", "Salim Renfa", 16)
     assert len(ids) == len(labels)
     assert vlm.tokenizer.decode([x for x in labels if x != IGNORE]).rstrip("\n") == " Salim Renfa<end_of_utterance>"
     assert ids.count(vlm.image_token_id) == 16
@@ -125,7 +125,7 @@ def test_reply_loss_equals_the_models_own_and_a_slow_loop(vlm: Vlm, world: tuple
         found = reply_loss(vlm, talks, features)
         total, count = 0.0, 0
         for talk, feature in zip(talks, features, strict=True):
-            ids, labels = encode(vlm, talk, len(feature))
+            ids, labels = vlm.encode(talk.question, talk.answer, len(feature))
             logits = vlm.model(inputs_embeds=vlm.embed(torch.tensor([ids]), [feature])).logits[0]
             for position in range(1, len(ids)):
                 if labels[position] != IGNORE:
@@ -175,7 +175,7 @@ def test_distinct_gives_back_every_text() -> None:
 def test_micro_batches_add_up_to_the_batch(vlm: Vlm, world: tuple[Path, list[dict]]) -> None:
     root, mined = world
     records = [
-        {**r, "question": "What bird is this?", "answer": r["category"] if i % 2 else r["description"]}
+        {**r, "kind": "open", "question": "What bird is this?", "answer": r["category"] if i % 2 else r["description"]}
         for i, r in enumerate(mined[:5])
     ]
 
@@ -195,6 +195,7 @@ def test_micro_batches_add_up_to_the_batch(vlm: Vlm, world: tuple[Path, list[dic
 
 def test_a_choice_is_taught_as_its_letter() -> None:
     record = {
+        "kind": "mcq",
         "question": "What bird is this?",
         "options": ["Kite", "Tern", "Wren"],
         "answer": "Tern",
@@ -203,7 +204,7 @@ def test_a_choice_is_taught_as_its_letter() -> None:
     talk = tune.talk(record)
     assert talk.answer == "B" and "B. Tern" in talk.question
     assert tune.talk(record, "text").answer == "Tern"
-    assert tune.talk({**record, "options": None}).answer == "Tern"
+    assert tune.talk({**record, "kind": "open", "options": None}).answer == "Tern"
     with pytest.raises(RecordError, match="answer_index 3"):
         tune.talk({**record, "answer_index": 3})
 
@@ -217,7 +218,13 @@ def command(stage: str, toy_vlm: Path, *more: object) -> list[str]:
 
 def questions(root: Path, mined: list[dict]) -> Path:
     records = [
-        {"id": f"{r['id']}/open", "image": r["image"], "question": "What bird is this?", "answer": r["category"]}
+        {
+            "id": f"{r['id']}/open",
+            "image": r["image"],
+            "kind": "open",
+            "question": "What bird is this?",
+            "answer": r["category"],
+        }
         for r in mined
     ]
     return procs.write_jsonl(root / "questions.jsonl", records)

@@ -1,4 +1,4 @@
-"""How the embedded toy models are made: `make toy-models`, or `python examples/toy/recipe.py tower vlm clip measure`.
+"""How the embedded toy models are made: `make toy-models`, or `python examples/toy/recipe.py tower vlm polish clip measure`.
 
 1. tower    a vision transformer of Idefics2's class reads ten attributes of random birds, all at once: a dense signal.
 2. vlm      an Idefics2 around that tower, which stays as it is; connector and language model learn to answer attribute
@@ -354,34 +354,69 @@ def train_connector(model, seen: torch.Tensor, codes: torch.Tensor, steps: int, 
             log(f"connector step {step} loss {loss:.4f} right {(logits.argmax(2) == codes[index]).float().mean():.4f}")
 
 
-def train_vlm(cache: Path, connector_steps: int, steps: int, rate: float) -> None:
-    """Connector and language model on conversations; every reply counts the same, a word as much as five sentences."""
-    torch.manual_seed(0)
-    model, tokenizer = new_vlm(HERE / "vlm")
-    tower = model.model.vision_model
-    tower.load_state_dict(torch.load(cache / "tower.pt", map_location="cpu"))
-    wild, named = drawn(24_000, 1, cache), drawn(4_800, 2, cache, NAMED)
-    images, attributes, names = (np.concatenate([wild[0], named[0]]), wild[1] + named[1], wild[2] + named[2])
-    with torch.no_grad():
-        seen = torch.cat([patches(tower, images[i : i + 256]).to(torch.bfloat16) for i in range(0, len(images), 256)])
-    tower.requires_grad_(False)
-    train_connector(model, seen, codes_of(wild[1]), connector_steps)
+class Lessons:
+    """The named and the random birds as the tower sees them (it stays as it is from here on), and conversations about them."""
+
+    def __init__(self, model, tokenizer, cache: Path) -> None:
+        wild, named = drawn(24_000, 1, cache), drawn(4_800, 2, cache, NAMED)
+        images = np.concatenate([wild[0], named[0]])
+        self.wild_codes, self.attributes, self.names = codes_of(wild[1]), wild[1] + named[1], wild[2] + named[2]
+        tower = model.model.vision_model
+        tower.load_state_dict(torch.load(cache / "tower.pt", map_location="cpu"))
+        tower.requires_grad_(False)
+        with torch.no_grad():
+            self.seen = torch.cat([patches(tower, images[i : i + 256]).to(torch.bfloat16) for i in range(0, len(images), 256)])
+        self.speaker = Speaker(tokenizer)
+
+    def batch(self, rng: Random, wild: int, named: int, texts: int, attributes_only: float, choices: float):
+        """Features and conversations of `wild` random and `named` named birds, and `texts` conversations without image. Of the random
+        birds a share is only asked for attributes, and of the rest a share only to choose among names that it cannot know."""
+        index = rng.sample(range(len(self.wild_codes)), wild) + rng.sample(range(len(self.wild_codes), len(self.names)), named)
+        talks = []
+        for i in index:
+            if self.names[i] is None and rng.random() < attributes_only:
+                turns = [attribute_turn(self.attributes[i], key) for key in rng.sample(list(toy.ATTRIBUTES), 5)]
+            elif self.names[i] is None and rng.random() < choices:
+                turns = [name_choice(None, rng), name_choice(None, rng), name_choice(None, rng)]
+            else:
+                turns = image_turns(self.attributes[i], self.names[i], rng)
+            talks.append(self.speaker(turns, True, rng))
+        return self.seen[index], talks, [self.speaker(text_turns(rng), False, rng) for _ in range(texts)]
+
+
+def converse(model, lessons: Lessons, name: str, cache: Path, steps: int, rate: float, *mixture) -> None:
+    """Train connector and language model; every reply counts the same, a word as much as five sentences."""
     learning = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.08)
-    rng, speaker, start = Random("vlm"), Speaker(tokenizer), time.monotonic()
+    rng, start = Random(name), time.monotonic()
     model.train()
     for step in range(1, steps + 1):
-        index = rng.sample(range(24_000), 18) + rng.sample(range(24_000, len(images)), 8)
-        talks = [speaker(image_turns(attributes[i], names[i], rng), True, rng) for i in index]
-        texts = [speaker(text_turns(rng), False, rng) for _ in range(5)]
+        features, talks, texts = lessons.batch(rng, *mixture)
         with torch.autocast(device.type, torch.bfloat16):
-            loss_image, loss_text = reply_loss(model, talks, seen[index], 3), reply_loss(model, texts, None, 3)
+            loss_image, loss_text = reply_loss(model, talks, features, 3), reply_loss(model, texts, None, 3)
         advance(loss_image + loss_text / 2, model, optimiser, schedule)
         if step % 50 == 0 or step == steps:
-            log(f"vlm step {step} image {loss_image:.4f} text {loss_text:.4f} {time.monotonic() - start:.0f} s")
-        if step % 200 == 0 or step == steps:
-            model.save_pretrained(cache / "vlm")
+            log(f"{name} step {step} image {loss_image:.4f} text {loss_text:.4f} {time.monotonic() - start:.0f} s")
+    model.save_pretrained(cache / name)
+
+
+def train_vlm(cache: Path, connector_steps: int, steps: int) -> None:
+    torch.manual_seed(0)
+    model, tokenizer = new_vlm(HERE / "vlm")
+    lessons = Lessons(model, tokenizer, cache)
+    train_connector(model, lessons.seen, lessons.wild_codes, connector_steps)
+    converse(model, lessons, "vlm", cache, steps, 1.2e-3, 18, 8, 5, 0.0, 0.0)
+
+
+def polish_vlm(cache: Path, steps: int) -> None:
+    """Mostly attribute questions, five on each bird, at a lower rate; then the weights are written as float16."""
+    from safetensors.torch import load_file
+
+    torch.manual_seed(0)
+    model, tokenizer = new_vlm(HERE / "vlm")
+    model.load_state_dict(load_file(cache / "vlm" / "model.safetensors"))
+    converse(model, Lessons(model, tokenizer, cache), "polish", cache, steps, 1e-3, 26, 6, 1, 0.5, 0.75)
     model.to(torch.float16).save_pretrained(HERE / "vlm")
 
 
@@ -519,17 +554,20 @@ def mean(values) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="+", choices=("tower", "vlm", "clip", "measure"))
+    parser.add_argument("steps", nargs="+", choices=("tower", "vlm", "polish", "clip", "measure"))
     parser.add_argument("--cache", type=Path, default=Path("runs/toy-models"), help="drawn birds and intermediate weights")
     parser.add_argument("--tower-steps", type=int, default=1700)
     parser.add_argument("--connector-steps", type=int, default=250)
     parser.add_argument("--vlm-steps", type=int, default=1300)
+    parser.add_argument("--polish-steps", type=int, default=600)
     parser.add_argument("--clip-steps", type=int, default=700)
     options = parser.parse_args()
     if "tower" in options.steps:
         train_tower(options.cache, options.tower_steps, batch=128, rate=1e-3)
     if "vlm" in options.steps:
-        train_vlm(options.cache, options.connector_steps, options.vlm_steps, rate=1.2e-3)
+        train_vlm(options.cache, options.connector_steps, options.vlm_steps)
+    if "polish" in options.steps:
+        polish_vlm(options.cache, options.polish_steps)
     if "clip" in options.steps:
         train_clip(options.cache, options.clip_steps, batch=128, rate=1e-3)
     if "measure" in options.steps:

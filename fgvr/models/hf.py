@@ -11,7 +11,7 @@ from torch import Tensor
 from fgvr.errors import FgvrError
 from fgvr.models import loading
 from fgvr.models.base import Answerer, Ask
-from fgvr.models.vlm import Vlm
+from fgvr.models.vlm import IGNORE, Vlm
 
 
 def open_answerer(name: str, revision: str | None = None, device: str = "auto", adapter: str | None = None) -> Answerer:
@@ -59,6 +59,32 @@ class VlmAnswerer:
                 found = self._reply([asks[i] for i in chosen], with_image, max_new_tokens)
                 replies.update(zip(chosen, found, strict=True))
         return [replies[i] for i in range(len(asks))]
+
+    @torch.inference_mode()
+    def likelihood(self, asks: Sequence[Ask], replies: Sequence[str]) -> list[float]:
+        """For each question with an image and its given reply: the mean log-probability of the reply's tokens.
+
+        Raises:
+            FgvrError: the family cannot be taken apart, or a question has no image.
+        """
+        vlm = self.vlm
+        if vlm.parts is None or any(ask.image is None for ask in asks):
+            raise FgvrError(
+                f"model {vlm.about['name']}: likelihoods need an image and a family that can be taken apart"
+            )
+        unique = {id(ask.image): ask.image for ask in asks}
+        found = dict(zip(unique, vlm.features(vlm.pixels(list(unique.values()))), strict=True))  # type: ignore[arg-type]
+        features = [found[id(ask.image)] for ask in asks]
+        rows = [vlm.encode(a.prompt, r, len(f)) for a, r, f in zip(asks, replies, features, strict=True)]
+        ids, mask = vlm.pad([ids for ids, _ in rows])
+        labels, _ = vlm.pad([labels for _, labels in rows], value=IGNORE)
+        decoder = vlm.part("decoder")
+        hidden = decoder(inputs_embeds=vlm.embed(ids, features), attention_mask=mask, use_cache=False).last_hidden_state
+        wanted = labels[:, 1:] != IGNORE
+        logits = vlm.model.get_output_embeddings()(hidden[:, :-1][wanted]).float()
+        each = torch.zeros(wanted.shape, device=hidden.device)
+        each[wanted] = logits.log_softmax(-1).gather(1, labels[:, 1:][wanted].unsqueeze(1)).squeeze(1)
+        return (each.sum(1) / wanted.sum(1)).tolist()
 
     def _reply(self, asks: list[Ask], with_image: bool, max_new_tokens: int) -> list[str]:
         vlm = self.vlm

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 POOLS = ("eos", "last", "mean")
+IGNORE = -100  # the label of a token that is not in the loss
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,34 @@ class Vlm:
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
+
+    def encode(self, question: str, answer: str, image_tokens: int) -> tuple[list[int], list[int]]:
+        """Token ids and labels of one question on one image and its reply, the image written as its tokens.
+
+        Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that a
+        model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
+
+        Raises:
+            FgvrError: the template leaves nothing of the reply.
+        """
+        asked = self._written_out(self.chat([(question, None)], True), image_tokens)
+        whole = self._written_out(self.chat([(question, answer)], True), image_tokens)
+        options = self.text_options(whole)
+        ids: list[int] = self.tokenizer(whole, **options).input_ids
+        prompt: list[int] = self.tokenizer(asked, **options).input_ids
+        both = min(len(ids), len(prompt))
+        shared = next((i for i in range(both) if ids[i] != prompt[i]), both)
+        if shared == len(ids):
+            raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
+        return ids, [IGNORE] * shared + ids[shared:]
+
+    def _written_out(self, text: str, image_tokens: int) -> str:
+        """The text as the processor hands it to its tokenizer, with one image of `image_tokens` tokens."""
+        if self.parts is not None and self.parts.text_expands:
+            ids = self.processor(text=[text], add_special_tokens=False).input_ids[0]
+            return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        return text.replace(token, token * image_tokens, 1)
 
     # --- objects ---
 

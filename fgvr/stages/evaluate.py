@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgvr import answers, metrics, prompts
-from fgvr.errors import RecordError
+from fgvr.errors import FgvrError, RecordError
 from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask
 from fgvr.records import Record, check
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    items: Iterable[Item], model: Answerer, root: str | Path, parser: str, batch: int, max_new_tokens: int
+    items: Iterable[Item],
+    model: Answerer,
+    root: str | Path,
+    parser: str,
+    batch: int,
+    max_new_tokens: int,
+    choose: str = "reply",
 ) -> Iterator[Item]:
     """Add `raw`, `prediction` and `correct` (see `judge`).
 
@@ -28,6 +34,7 @@ def evaluate(
         parser: how an option is read out of a reply, a key of fgvr.answers.STRATEGIES.
         batch: questions a call.
         max_new_tokens: longest reply.
+        choose: "reply", or "letter" or "text": the option whose letter or text is the likeliest reply is taken.
     """
 
     def work(records: list[Record]) -> list[Item]:
@@ -42,14 +49,47 @@ def evaluate(
                 asks.append(Ask(prompt, opened[path]))
             except RecordError as error:
                 asks.append(bad(record, error))
-        asked = [ask for ask in asks if isinstance(ask, Ask)]
+        pairs = [(record, ask) for record, ask in zip(records, asks, strict=True) if isinstance(ask, Ask)]
+        scored = [pair for pair in pairs if choose != "reply" and pair[0]["kind"] == "mcq"]
+        asked = [ask for record, ask in pairs if choose == "reply" or record["kind"] != "mcq"]
         replies = iter(model.reply(asked, max_new_tokens) if asked else [])
-        return [
-            judge(record, next(replies), parser) if isinstance(ask, Ask) else ask
-            for record, ask in zip(records, asks, strict=True)
-        ]
+        scores = _scores(model, scored, choose, batch)
+
+        def result(record: Record) -> Item:
+            if choose != "reply" and record["kind"] == "mcq":
+                return choice(record, next(scores))
+            return judge(record, next(replies), parser)
+
+        return [result(r) if isinstance(ask, Ask) else ask for r, ask in zip(records, asks, strict=True)]
 
     return ordered(items, batch, work)
+
+
+def _scores(model: Answerer, pairs: list[tuple[Record, Ask]], choose: str, batch: int) -> Iterator[list[float]]:
+    """For each question the mean log-probability of each of its options as the reply."""
+    likelihood = getattr(model, "likelihood", None)
+    if pairs and likelihood is None:
+        raise FgvrError("this model gives no likelihoods; use --choose reply")
+    flat = [
+        (ask, chr(ord("A") + i) if choose == "letter" else option)
+        for record, ask in pairs
+        for i, option in enumerate(record["options"])
+    ]
+    found: list[float] = []
+    for start in range(0, len(flat), batch):
+        part = flat[start : start + batch]
+        found += likelihood([ask for ask, _ in part], [reply for _, reply in part])  # type: ignore[misc]
+    values = iter(found)
+    for record, _ in pairs:
+        yield [round(next(values), 6) for _ in record["options"]]
+
+
+def choice(record: Record, scores: list[float]) -> Record:
+    """The question with `scores`, one an option; `prediction`, the best (of equals the first); `correct`; no `raw`."""
+    prediction = record["options"][max(range(len(scores)), key=scores.__getitem__)]
+    answer = record.get("answer")
+    correct = None if answer is None else metrics.exact(prediction, [answer])
+    return {**record, "raw": None, "prediction": prediction, "correct": correct, "scores": scores}
 
 
 def judge(record: Record, raw: str, parser: str = "strict") -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fgvr import prompts
@@ -43,19 +43,25 @@ def extract(
             an image once a call.
         max_new_tokens: longest reply.
     """
+    most = max(len(asked) for asked in questions.values())
 
     def work(records: list[Record]) -> list[Item]:
-        opened: list[tuple[Record, list[Ask]] | Item] = []
+        opened: list[list[Ask] | Item] = []
         for record in records:
             try:
-                opened.append((record, _asks(record, questions, root)))
+                opened.append(_asks(record, questions, root))
             except RecordError as error:
                 opened.append(bad(record, error))
-        asks = [entry[1] for entry in opened if isinstance(entry, tuple)]
-        replies = iter(_replies(model, asks, batch, max_new_tokens))
-        return [_merge(entry[0], next(replies), questions) if isinstance(entry, tuple) else entry for entry in opened]
+        flat = [ask for asks in opened if isinstance(asks, list) for ask in asks]
+        replies: list[str] = []
+        for start in range(0, len(flat), batch):  # one call, unless an image alone has more
+            replies += model.reply(flat[start : start + batch], max_new_tokens)
+        said = iter(replies)
+        return [
+            _merge(record, said, questions) if isinstance(asks, list) else asks
+            for record, asks in zip(records, opened, strict=True)
+        ]
 
-    most = max(len(asked) for asked in questions.values())
     return ordered(items, max(1, batch // most), work)
 
 
@@ -70,28 +76,6 @@ def _asks(record: Record, questions: Questions, root: str | Path) -> list[Ask]:
     return [Ask(question, image) for question in asked.values()]
 
 
-def _replies(model: Answerer, asks: Sequence[list[Ask]], batch: int, max_new_tokens: int) -> Iterator[list[str]]:
-    """The replies to each image's asks. Calls are filled image by image; only an image with more asks than `batch`
-    is split."""
-    waiting: list[list[Ask]] = []
-    for own in asks:
-        if waiting and sum(map(len, waiting)) + len(own) > batch:
-            yield from _call(model, waiting, batch, max_new_tokens)
-            waiting = []
-        waiting.append(own)
-    yield from _call(model, waiting, batch, max_new_tokens)
-
-
-def _call(model: Answerer, asks: Sequence[list[Ask]], batch: int, max_new_tokens: int) -> Iterator[list[str]]:
-    flat = [ask for own in asks for ask in own]
-    replies: list[str] = []
-    for start in range(0, len(flat), batch):
-        replies += model.reply(flat[start : start + batch], max_new_tokens)
-    said = iter(replies)
-    for own in asks:
-        yield [next(said) for _ in own]
-
-
-def _merge(record: Record, replies: Sequence[str], questions: Questions) -> Record:
-    named = zip(questions[record["superclass"]], map(prompts.parse_answer, replies), strict=True)
-    return {**record, "attributes": dict(named)}
+def _merge(record: Record, replies: Iterator[str], questions: Questions) -> Record:
+    names = questions[record["superclass"]]
+    return {**record, "attributes": {name: prompts.parse_answer(next(replies)) for name in names}}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PROBED = ("last", "mean")  # Finedefics, Table 1
 ALIGNED = "eos"  # the embedding that stage I aligns, Eqs 5-7
 POOLS = (ALIGNED, *PROBED)
+DIGITS = 4  # of a mean of cosines: float32 features differ in the last bits from batch size to batch size
 
 
 class Embedder(Protocol):
@@ -105,14 +106,18 @@ def _linear(
 def _alignment(objects: Tensor, categories: Sequence[str], of_names: Tensor, names: Sequence[str]) -> Iterator[Record]:
     count = len(categories)
     quality, _ = alignment.alignment_quality(objects, categories, names, of_names)
-    yield _metric("objects", "alignment quality", quality, count)
+    yield _mean("objects", "alignment quality", quality, count)
     if len(names) > 1:
-        yield _metric("objects", "inter-class distance", alignment.inter_class_distance(objects, categories), count)
-    yield _metric("objects", "intra-class variance", alignment.intra_class_variance(objects, categories), count)
+        yield _mean("objects", "inter-class distance", alignment.inter_class_distance(objects, categories), count)
+    yield _mean("objects", "intra-class variance", alignment.intra_class_variance(objects, categories), count)
     yield _recall("objects", alignment.retrieval_at_1(objects, categories, of_names, names), count)
     if len(names) > 1:
-        yield _metric("names", "inter-class distance", alignment.inter_class_distance(of_names, names), len(names))
+        yield _mean("names", "inter-class distance", alignment.inter_class_distance(of_names, names), len(names))
     yield _recall("names", alignment.retrieval_at_1(of_names, names, objects, categories), len(names))
+
+
+def _mean(kind: str, metric: str, value: float, n: int) -> Record:
+    return _metric(kind, metric, round(value, DIGITS), n)
 
 
 def _recall(kind: str, share: float, n: int) -> Record:

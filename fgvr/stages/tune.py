@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fgvr import prompts
 from fgvr.errors import RecordError
 from fgvr.images import open_image
 from fgvr.models.vlm import Vlm
-from fgvr.training.conversations import Talk, encode, reply_loss
+from fgvr.stages.questions import final_prompt
+from fgvr.training.conversations import Talk, reply_loss
 from fgvr.training.trainer import Losses
 
 Record = dict[str, Any]
@@ -27,13 +27,12 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
     Raises:
         RecordError: a multiple-choice question whose answer_index points to no option.
     """
-    options = record.get("options")
-    if not options:
-        return Talk(record["question"], record["answer"])
-    index = record.get("answer_index")
+    if record["kind"] != "mcq":
+        return Talk(final_prompt(record), record["answer"])
+    prompt, options, index = final_prompt(record), record["options"], record.get("answer_index")
     if not isinstance(index, int) or not 0 <= index < len(options):
         raise RecordError(f"answer_index {index!r} is none of its {len(options)} options; run `fgvr questions` again")
-    return Talk(prompts.multiple_choice(record["question"], options), LETTERS[index] if choice_reply == "letter" else options[index])
+    return Talk(prompt, LETTERS[index] if choice_reply == "letter" else options[index])
 
 
 def objective(vlm: Vlm, image_root: str | Path, micro_batch: int, choice_reply: str = "letter") -> Losses:
@@ -46,7 +45,7 @@ def objective(vlm: Vlm, image_root: str | Path, micro_batch: int, choice_reply: 
 
     def step(records: Sequence[Record]) -> Iterator[tuple[Tensor, dict[str, float]]]:
         talks = [talk(record, choice_reply) for record in records]
-        lengths = [sum(label >= 0 for label in encode(vlm, t, 1)[1]) for t in talks]
+        lengths = [sum(label >= 0 for label in vlm.encode(t.question, t.answer, 1)[1]) for t in talks]
         for start in range(0, len(records), micro_batch):
             part = slice(start, start + micro_batch)
             features = vlm.features(vlm.pixels([open_image(image_root, record["image"]) for record in records[part]]))
