@@ -147,6 +147,7 @@ def split(folder: Path, count: int) -> list[dict]:
 
 
 VLM, CLIP, SEES = "--model {root}/examples/toy/vlm", "--encoder {root}/examples/toy/clip", "--image-root {dir}"
+TRAIN = "--batch-size 2 --save-steps 1 --warmup-steps 1"
 SHORT, SEED = ("--max-new-tokens 3", "--max-new-tokens"), ("--seed 1", "--seed")
 SHOUT, PAIRS = "--pause-s 0.01", "--pause-s 0.005"
 FOLDER = "--root {dir} --split img --superclass bird"

@@ -184,7 +184,8 @@ OTHER_SUPERCLASSES = {  # so that the model also lists something useful for data
     "food": ["main colour", "shape", "texture", "topping", "sauce colour", "garnish", "serving dish"],
     "insect": ["body colour", "wing pattern", "antenna shape", "leg length", "body shape", "eye colour"],
 }
-WORDS = sorted({value for values in toy.ATTRIBUTES.values() for value in values}) + [
+WORDS = [
+    *sorted({value for values in toy.ATTRIBUTES.values() for value in values}),
     "round", "oval", "long", "short", "smooth", "rough", "large", "small", "purple", "pink", "cream", "shiny", "flat", "thick", "thin",
     "two", "four", "six", "wide", "narrow", "left", "right", "glass", "paper", "carton", "unknown"]
 OPEN = ("What species of {} is this?", "What kind of {} is this?", "What {} is this?", "What is the name of the {} in this image?", "Identify the {} in this image.", "What type of object is in this photo?")
@@ -499,10 +500,11 @@ def train_clip(cache: Path, steps: int, batch: int, rate: float) -> None:
 
 def measure() -> dict:
     """What the shipped files do on birds and species that they never saw, through fgvr's own loading code."""
+    from PIL import Image
+
     from fgvr import answers
     from fgvr.models import open_answerer, open_encoder
     from fgvr.models.base import Ask
-    from PIL import Image
 
     torch.manual_seed(0)
     rng = Random("measure")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -19,9 +19,12 @@ from fgvr.rng import for_record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
 
     from fgvr.settings import Toy
 
+Colour = tuple[int, int, int]  # sRGB, 0 to 255
+Point = tuple[float, float]
 SUPERCLASS = "bird"
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "bill shape": ("conical", "needle", "hooked", "upturned"),
@@ -211,7 +214,7 @@ def draw(attributes: dict[str, str], rng: Random, size: int) -> Image:
     return image.point(table).resize((size, size), Image.Resampling.BOX)
 
 
-def _background(pen, rng: Random, side: int) -> None:
+def _background(pen: ImageDraw, rng: Random, side: int) -> None:
     """Sky, meadow, sand or wood as a vertical gradient with soft blobs: muted, so that no bird colour is told by it."""
     hue = rng.choice((0.56, 0.3, 0.12, 0.08)) + rng.uniform(-0.03, 0.03)
     top, bottom = rng.uniform(0.62, 0.9), rng.uniform(0.45, 0.8)
@@ -232,7 +235,7 @@ def _background(pen, rng: Random, side: int) -> None:
 class _Bird:
     """Draws one bird in its own coordinates (body centre 0, 0; facing right; y down; body length 1) onto a canvas."""
 
-    def __init__(self, pen, attributes: dict[str, str], rng: Random, side: int) -> None:
+    def __init__(self, pen: ImageDraw, attributes: dict[str, str], rng: Random, side: int) -> None:
         self.pen, self.a, self.rng = pen, attributes, rng
         self.scale = side * rng.uniform(0.42, 0.5)
         self.angle = math.radians(rng.uniform(-16, 12))
@@ -245,15 +248,25 @@ class _Bird:
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         return self.x + self.flip * self.scale * (x * cos - y * sin), self.y + self.scale * (x * sin + y * cos)
 
-    def shape(self, points, colour) -> None:
+    def shape(self, points: Sequence[Point], colour: Colour) -> None:
         self.pen.polygon([self.at(*p) for p in points], fill=colour)
 
-    def line(self, points, colour, width: float) -> None:
+    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
         self.pen.line(
             [self.at(*p) for p in points], fill=colour, width=max(1, round(width * self.scale)), joint="curve"
         )
 
-    def oval(self, x, y, rx, ry, colour, turn=0.0, start=0.0, end=360.0) -> None:
+    def oval(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        colour: Colour,
+        turn: float = 0.0,
+        start: float = 0.0,
+        end: float = 360.0,
+    ) -> None:
         steps = [math.radians(start + (end - start) * i / 48) for i in range(49)]
         cos, sin = math.cos(turn), math.sin(turn)
         self.shape(
@@ -274,14 +287,14 @@ class _Bird:
         self.wing()
         self.head()
 
-    def legs(self, colour) -> None:
+    def legs(self, colour: Colour) -> None:
         stride = self.rng.uniform(-0.05, 0.05)
         for x, step in ((-0.02, -stride), (0.14, stride)):
             foot = (x + step, 0.56)
             self.line([(x, self.plump - 0.06), foot], colour, 0.06)
             self.line([(foot[0] - 0.06, 0.57), (foot[0] + 0.1, 0.57)], colour, 0.05)
 
-    def tail(self, colour) -> None:
+    def tail(self, colour: Colour) -> None:
         shapes = {
             "forked": [(-0.38, -0.1), (-0.94, -0.22), (-0.64, 0.0), (-0.94, 0.22), (-0.38, 0.12)],
             "pointed": [(-0.38, -0.12), (-0.96, 0.02), (-0.38, 0.14)],
@@ -351,5 +364,5 @@ class _Bird:
             self.line([(x - 0.02, y), (x + 0.12, y - 0.07), (x + 0.24, y - 0.14), (x + 0.32, y - 0.26)], colour, 0.075)
 
 
-def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
+def _shade(colour: Colour, factor: float) -> Colour:
     return (round(colour[0] * factor), round(colour[1] * factor), round(colour[2] * factor))

@@ -54,7 +54,8 @@ class _Trainer(Trainer):
         """
         model.train()
         self.vlm.part("tower").eval()
-        total, parts = torch.zeros((), device=self.args.device), {}
+        total = torch.zeros((), device=self.args.device)
+        parts: dict[str, float] = {}
         for loss, found in self.losses(inputs["records"]):
             self.accelerator.backward(loss)
             total += loss.detach().float()
@@ -158,7 +159,7 @@ def train(
     vlm.model.eval()
 
 
-class _Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class _Rows(torch.utils.data.Dataset):
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
 
