@@ -120,7 +120,7 @@ def leaves() -> list[tuple[str, click.Command]]:
     return found
 
 
-SHARED = ["on_error", "max_errors", "errors", "shard", "adapter", "image_root", "device", "seed"]
+SHARED = ["on_error", "max_errors", "errors", "shard", "adapter", "image_root", "device"]
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -133,6 +133,11 @@ def test_shared_options_mean_the_same_everywhere(name: str) -> None:
         if param.name == name and isinstance(param, click.Option)
     }
     assert len(found) == 1
+
+
+def test_seeds_begin_at_zero() -> None:
+    found = [param for _, leaf in leaves() for param in leaf.params if param.name == "seed"]
+    assert found and all(param.default == 0 for param in found)
 
 
 def test_no_option_comes_twice_in_a_command() -> None:
