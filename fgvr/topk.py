@@ -98,7 +98,7 @@ def _topk_rows(
         values, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
         index = torch.cat([index, positions + columns.start], dim=1).gather(1, order)[:, :k]
         best = values[:, :k]
-    return index.masked_fill(torch.isneginf(best), -1), best
+    return index, best                                       # the -1 of the start outlast every excluded key
 
 
 def _first_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:

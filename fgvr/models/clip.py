@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,7 +45,7 @@ def open_encoder(name: str, revision: str | None = None, device: str = "auto") -
             weights_only=True,
         )
         tokenizer = open_clip.get_tokenizer(architecture)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise FgvrError(f"model clip:{name}: {loading.first_line(error)}; check the folder or the name") from error
     about = {**_about(name), "dtype": "float32"}
     return ClipEncoder(model.eval(), preprocess, tokenizer, about)

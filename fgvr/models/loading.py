@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from fgvr import provenance
 from fgvr.errors import FgvrError, UsageError
@@ -67,7 +68,7 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
     try:
         return auto.from_pretrained(name, revision=revision, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
 
 
@@ -119,7 +120,7 @@ def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
             stored = set(file.keys())
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise FgvrError(f"adapter {adapter}: {first_line(error)}; it was trained on another model") from error
     if stored != set(get_peft_model_state_dict(wrapped)):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
