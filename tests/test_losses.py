@@ -213,6 +213,8 @@ def test_half_precision_and_autocast_compute_in_float32():
     torch.manual_seed(0)
     o, a, neg = torch.randn(8, 64), torch.randn(8, 64), torch.randn(8, 3, 64)
     want = losses.object_attribute(o, a, neg, temperature=0.07)
+    exact = losses.object_attribute(*(x.double() for x in (o, a, neg)), temperature=0.07)
+    assert exact.dtype == torch.float64 and want.item() == pytest.approx(exact.item(), abs=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(losses.object_attribute(o, a, neg, temperature=0.07), want)
     half = [x.bfloat16() for x in (o, a, neg)]

@@ -82,6 +82,7 @@ class Vlm:
         self.tokenizer = processor.tokenizer
         self.parts = PARTS.get(model.config.model_type)
         self.device: torch.device = model.device
+        self.encode = functools.lru_cache(maxsize=1 << 14)(self._encode)  # the same texts come again in every epoch
 
     @classmethod
     def load(
@@ -147,7 +148,7 @@ class Vlm:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
 
-    def encode(self, question: str, answer: str, image_tokens: int) -> tuple[list[int], list[int]]:
+    def _encode(self, question: str, answer: str, image_tokens: int) -> tuple[list[int], list[int]]:
         """Token ids and labels of one question on one image and its reply, the image written as its tokens.
 
         Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that a
