@@ -61,10 +61,13 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Discover(Generate):
+class Discover:
     """Attribute names from a language model."""
 
     max_new_tokens: int = option(512, "Longest reply, in tokens.")
+
+    def __post_init__(self) -> None:
+        _between("max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass(frozen=True)

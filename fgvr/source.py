@@ -151,13 +151,48 @@ def packer(name: str) -> Any:
     try:
         import zstandard
     except ImportError:
-        raise FgvrError(f"{name}: no zstd library; run `pip install zstandard`, or use .gz") from None
+        raise FgvrError(f"{name}: no zstd library; run `pip install 'fgvr[zstd]'`, or use .gz") from None
     return zstandard
+
+
+class _Unzstd(io.RawIOBase):
+    """A raw reader of zstd frames. The library's own takes a file that is cut short for a whole one."""
+
+    def __init__(self, inner: Any, library: Any) -> None:
+        self.inner, self.library = inner, library
+        self.frame: Any = None
+        self.ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.ready:
+            data = self.inner.read(CHUNK)
+            if not data and self.frame is not None:
+                raise EOFError("compressed file ended before the end-of-frame marker")
+            if not data:
+                return 0
+            self.ready = memoryview(self._unpack(data))
+        count = min(len(buffer), len(self.ready))
+        buffer[:count] = self.ready[:count]
+        self.ready = self.ready[count:]
+        return count
+
+    def _unpack(self, data: bytes) -> bytes:
+        out = []
+        while data:
+            self.frame = self.frame or self.library.ZstdDecompressor().decompressobj()
+            out.append(self.frame.decompress(data))
+            data = self.frame.unused_data
+            if self.frame.eof:
+                self.frame = None
+        return b"".join(out)
 
 
 def zstd_open(file: Any, mode: str, name: str) -> AbstractContextManager[Any]:
     """An open binary file through zstd, to read ("rb") or write ("wb"). Raises as `packer` does."""
-    zstandard = packer(name)
+    library = packer(name)
     if mode == "rb":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-    return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
+        return io.BufferedReader(_Unzstd(file, library), CHUNK)
+    return library.ZstdCompressor().stream_writer(file, closefd=False)

@@ -64,7 +64,7 @@ def test_the_readmes_stages_run_as_shown(project: Path) -> None:
     ):
         assert any(f"fgvr {command}" in line for line in said), command
     assert any("accuracy" in out for line, out in said.items() if "score --table" in line)
-    assert any("test.jsonl" in out for line, out in said.items() if "provenance" in line)
+    assert any("mined.jsonl" in out for line, out in said.items() if "provenance" in line)
 
 
 def test_the_readmes_make_commands_are_legal(tmp_path: Path) -> None:

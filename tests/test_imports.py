@@ -6,8 +6,8 @@ import ast
 import fnmatch
 import importlib
 import json
+import resource
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +21,12 @@ LEVELS = [
     ("fgvr", "0"), ("fgvr.errors", "0"), ("fgvr.settings", "0"), ("fgvr.rng", "0"), ("fgvr.signals", "0"),
     ("fgvr.prompts", "0"), ("fgvr.answers", "0"), ("fgvr.metrics", "0"),
     ("fgvr.records", "1"), ("fgvr.provenance", "1"), ("fgvr.lineage", "1"), ("fgvr.source", "1"), ("fgvr.stream", "1"),
-    ("fgvr.output", "1"), ("fgvr.faults", "1"), ("fgvr.job", "1"), ("fgvr.images", "1"), ("fgvr.datasets*", "1"),
+    ("fgvr.output", "1"), ("fgvr.faults", "1"), ("fgvr.job", "1"), ("fgvr.run", "1"), ("fgvr.images", "1"),
+    ("fgvr.datasets*", "1"),
     ("fgvr.models", "2"), ("fgvr.models.base", "2"),
     ("fgvr.tensors", "2H"), ("fgvr.losses", "2H"), ("fgvr.topk", "2H"),
     ("fgvr.models.*", "3H"), ("fgvr.training*", "3H"),
+    ("fgvr.stages.align", "4H"), ("fgvr.stages.tune", "4H"),  # their objectives are tensor code
     ("fgvr.stages*", "4"), ("fgvr.analysis*", "4"),
     ("fgvr.cli", "5"), ("fgvr.cli.boundary", "5"), ("fgvr.cli.options", "5"), ("fgvr.cli.console", "5"),
     ("fgvr.cli.*", "6"),
@@ -113,19 +115,20 @@ def test_the_walk_sees_what_it_must() -> None:
     )
     names = {alias.name for n in at_import(ast.parse(code)) if isinstance(n, ast.Import) for alias in n.names}
     assert names == {"a.b", "c", "d", "e", "g"}
-    assert "fgvr.stream" in imported("fgvr.job") and "fgvr.provenance" in imported("fgvr.job")
+    assert "fgvr.stream" in imported("fgvr.run") and "fgvr.job" not in imported("fgvr.run")
 
 
-def test_budgets() -> None:
-    """A module at most 400 lines, a command 80 (its file, without shared options), a function 40."""
-    for name, path in MODULES.items():
-        text = path.read_text()
-        assert text.count("\n") <= 400, f"{name} has {text.count(chr(10))} lines"
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                docstring = ast.get_docstring(node, clean=False) or ""
-                length = (node.end_lineno or 0) - node.lineno + 1 - docstring.count("\n")
-                assert length <= 40, f"{name}.{node.name} has {length} lines"
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_budgets(name: str) -> None:
+    """A module at most 400 lines, a command's 80, a function 40, its docstring not counted."""
+    text = MODULES[name].read_text()
+    command = level(name) == "6" and name.rpartition(".")[2].replace("_", "-") in COMMANDS
+    assert text.count("\n") <= (80 if command else 400)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(node, clean=False) or ""
+            length = (node.end_lineno or 0) - node.lineno + 1 - docstring.count("\n")
+            assert length <= 40, f"{name}.{node.name} has {length} lines"
 
 
 # -- help --
@@ -136,11 +139,12 @@ PROBE = "import sys, json; from fgvr.cli.main import main; s = main(sys.argv[1:]
 
 @pytest.mark.parametrize("command", HELPS, ids=" ".join)
 def test_help_is_light(command: list[str]) -> None:
-    """`--help` prints help, status 0, and loads nothing that it does not need; within 1 s on a busy machine."""
-    began = time.monotonic()
+    """`--help` prints help, status 0, and loads nothing that it does not need; within 1 s of computing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     argv = [FGVR[0], "-c", PROBE, *command, "--help"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    took_s = time.monotonic() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.stderr == ""
     help_, _, last = done.stdout.rstrip().rpartition("\n")
     status, *loaded = json.loads(last)

@@ -150,7 +150,7 @@ def test_resume_compares_settings_models_prompts_and_inputs() -> None:
         ({"settings": {"k": 3, "name": "x"}}, '--name was not given and is now "x"'),
         ({"settings": {"k": 3, "name": None, "new_one": 1}}, "--new-one was not given and is now 1"),
         ({"settings": {"k": 3}, "command": "other"}, "the command was 'test' and is now 'other'"),
-        ({"models": [{"spec": "m", "sha256": "b"}]}, "the model's sha256 was \"a\" and is now \"b\""),
+        ({"models": [{"spec": "m", "sha256": "b"}]}, 'the model\'s sha256 was "a" and is now "b"'),
         ({"prompts": ["q"]}, "the prompts have changed"),
     ):
         made = job(**{**now, **{k: v for k, v in changed.items() if k == "settings"}}, resume=True)
@@ -324,7 +324,9 @@ def test_zst_works_or_names_what_is_missing() -> None:
     try:
         import zstandard  # noqa: F401
     except ImportError:
-        with pytest.raises(FgvrError, match=r"out\.zst: no zstd library; run `pip install zstandard`, or use \.gz"):
+        with pytest.raises(
+            FgvrError, match=r"out\.zst: no zstd library; run `pip install 'fgvr\[zstd\]'`, or use \.gz"
+        ):
             job(out="out.zst")
         with pytest.raises(FgvrError, match=r"in\.zst: no zstd library"):
             job(source="in.zst")
@@ -332,9 +334,13 @@ def test_zst_works_or_names_what_is_missing() -> None:
     go(job(out="out.zst"))
     assert len(list(stream.read("out.zst"))) == 50
     go(job(source="out.zst", out="again"))
-    Path("out.zst").write_bytes(Path("out.zst").read_bytes()[:-5])
-    with pytest.raises(FgvrError, match=r"out\.zst:\d+: cannot read on"):
-        go(job(source="out.zst", out="again"))
+    packed = Path("out.zst").read_bytes()
+    Path("two.zst").write_bytes(packed + packed)
+    assert len(list(stream.read("two.zst", unique=False))) == 100
+    for hurt in (packed[:-5], packed[: len(packed) // 2], packed + packed[:9], b"no zstd at all", packed + b"more"):
+        Path("hurt.zst").write_bytes(hurt)
+        with pytest.raises(FgvrError, match=r"hurt\.zst:\d+: cannot read on: .*; replace the file"):
+            go(job(source="hurt.zst", out="again"))
 
 
 def test_devices_are_written_as_they_are() -> None:

@@ -144,10 +144,10 @@ def test_the_command_keeps_features(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert side["settings"]["features"] == "features.safetensors" and side["settings"]["seed"] == 0
     assert kept.provenance["settings"] == side["settings"]
     assert kept.provenance["inputs"][0]["sha256"] == side["inputs"][0]["sha256"]
-    before = Path("a/features.safetensors").stat().st_mtime_ns
-    again = [*words, "-o", "a/probe.jsonl", "--features", "a/features.safetensors", "--resume"]
+    before = Path("b/features.safetensors").stat().st_mtime_ns
+    again = [*words, "-o", "b/probe.jsonl", "--features", "b/features.safetensors", "--resume"]
     done = CliRunner().invoke(command, again, catch_exceptions=False)
-    assert done.exit_code == 0 and Path("a/features.safetensors").stat().st_mtime_ns == before
+    assert done.exit_code == 0 and Path("b/features.safetensors").stat().st_mtime_ns == before
     for fault in (["--features", "no/such/folder.safetensors"], ["--features", "a/x", "-o", "./a/x"]):
         with pytest.raises(UsageError, match="--features"):
             CliRunner().invoke(command, [*words, *fault], catch_exceptions=False)

@@ -52,7 +52,7 @@ def fit(
     val: Tensor,
     val_categories: Sequence[str],
     weights: Sequence[float] = WEIGHTS,
-    steps: int = 500,
+    steps: int = 200,
 ) -> Probe:
     """Fit one probe for each penalty weight on the training split, keep the best on the validation split.
 

@@ -123,7 +123,23 @@ def train(
     if resumed and checkpoints.is_dir():
         last = get_last_checkpoint(str(checkpoints))
     _cut_log(log, int(last.rpartition("-")[2]) if last else 0)
-    arguments = TrainingArguments(
+    with signals.deferred() as request:
+        trainer = _Trainer(
+            vlm,
+            losses,
+            log,
+            args=_arguments(recipe, checkpoints, vlm.device),
+            train_dataset=_Rows(records),
+            data_collator=lambda rows: {"records": rows},
+            callbacks=[_Watch(request, say)],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
+        trainer.train(resume_from_checkpoint=last)
+    vlm.model.eval()
+
+
+def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=recipe.batch_size,
         num_train_epochs=recipe.epochs,
@@ -141,22 +157,9 @@ def train(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        use_cpu=vlm.device.type == "cpu",
+        use_cpu=device.type == "cpu",
         dataloader_pin_memory=False,
     )
-    with signals.deferred() as request:
-        trainer = _Trainer(
-            vlm,
-            losses,
-            log,
-            args=arguments,
-            train_dataset=_Rows(records),
-            data_collator=lambda rows: {"records": rows},
-            callbacks=[_Watch(request, say)],
-        )
-        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
-        trainer.train(resume_from_checkpoint=last)
-    vlm.model.eval()
 
 
 class _Rows(torch.utils.data.Dataset):
