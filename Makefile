@@ -146,7 +146,7 @@ $(RUN)/train.jsonl $(RUN)/val.jsonl $(RUN)/test.jsonl: $(RUN)/%.jsonl: $(RUN)/.s
 	$(FGVR) $(stage.$*) $(call resume,$@)
 
 $(RUN)/attrs.jsonl: $(call files,$(LLM)) $(RUN)/.settings/discover-attrs | $(SETUP)
-	$(FGVR) $(stage.discover-attrs) $(how) $(call resume,$@)
+	$(FGVR) $(stage.discover-attrs) $(call option,--device,$(DEVICE)) $(call resume,$@)
 
 $(RUN)/extracted.jsonl: $(RUN)/train.jsonl $(RUN)/attrs.jsonl $(call files,$(VQA)) $(RUN)/.settings/extract-attrs | $(SETUP)
 	$(FGVR) $(stage.extract-attrs) $(images) $(how) --attrs $(RUN)/attrs.jsonl $(call resume,$@) $<

@@ -82,19 +82,19 @@ def verbose() -> None:
 
 
 def _report(error: BaseException) -> int:
-    import click
-
     if isinstance(error, Exception) and not isinstance(error, FgvrError) and signals.pending():
         error = Stopped(signals.pending() or 0)  # a library turned the signal's exception into its own
+    if isinstance(error, Stopped):  # before click is looked at: the signal may have torn its import
+        if error.signum != signal.SIGPIPE:
+            say(str(error))
+        return error.status
+    import click
+
     if isinstance(error, (SystemExit, click.exceptions.Exit)):
         code = error.code if isinstance(error, SystemExit) else error.exit_code
         return code if isinstance(code, int) else int(code is not None)
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
-    if isinstance(error, Stopped):
-        if error.signum != signal.SIGPIPE:
-            say(str(error))
-        return error.status
     if Shown.verbose:
         import traceback
 

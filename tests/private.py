@@ -10,9 +10,13 @@ import sys
 import time
 from dataclasses import dataclass
 
+from fgvr import signals
+
+signals.install()  # as the real script does: before anything slow is imported
+
 import click
 
-from fgvr import rng, signals
+from fgvr import rng
 from fgvr.cli.main import main
 from fgvr.cli.options import InputFile, adapter, settings, stage_io
 from fgvr.errors import RecordError

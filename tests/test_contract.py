@@ -332,12 +332,18 @@ class Feeder:
 
 
 def wait_for(path: Path) -> None:
-    """Until the file is there: the command is at work."""
+    """Until the command holds the lock of this file or folder: it is at work."""
     for _ in range(6000):
-        if path.exists():
+        if path.exists() and locked(path):
             return
         time.sleep(0.01)
-    raise AssertionError(f"no {path.name} after a minute")
+    raise AssertionError(f"nobody at work on {path.name} after a minute")
+
+
+def locked(path: Path) -> bool:
+    """By the kernel's list: to try the lock ourselves could get in the command's way."""
+    held = f":{path.stat().st_ino} "
+    return any(held in line for line in Path("/proc/locks").read_text().splitlines())
 
 
 KILLS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]

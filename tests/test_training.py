@@ -266,6 +266,9 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     ended = running.wait()
     assert ended.status == (143 if signum == signal.SIGTERM else -9)
     assert not out.exists()
+    torn = root / f"{out.name}.partial" / "checkpoints" / "checkpoint-19"  # as a kill while it is saved leaves it
+    torn.mkdir()
+    (torn / "trainer_state.json").write_text("{" if signum == signal.SIGTERM else "")
     ended = procs.run(command("tune", toy_vlm, "-o", out, source, "--resume"), root)
     assert (ended.status, ended.err) == (0, "")
     for file in whole.iterdir():

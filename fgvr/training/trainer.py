@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +122,7 @@ def train(
     log, last = folder / "log.jsonl", None
     checkpoints = folder / "checkpoints"
     if resumed and checkpoints.is_dir():
-        last = get_last_checkpoint(str(checkpoints))
+        last = _last_checkpoint(checkpoints)
     _cut_log(log, int(last.rpartition("-")[2]) if last else 0)
     with signals.deferred() as request:
         trainer = _Trainer(
@@ -136,6 +137,19 @@ def train(
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
         trainer.train(resume_from_checkpoint=last)
     vlm.model.eval()
+
+
+def _last_checkpoint(checkpoints: Path) -> str | None:
+    """The newest whole checkpoint. A killed run may have left a torn one, which goes: transformers writes
+    trainer_state.json last, and deletes an older checkpoint only after that."""
+    while last := get_last_checkpoint(str(checkpoints)):
+        try:
+            json.loads(Path(last, "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(last)
+        else:
+            return last
+    return None
 
 
 def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device) -> TrainingArguments:
