@@ -246,6 +246,7 @@ def test_a_stage_learns_and_equal_runs_are_equal_bytes(
     assert sorted(p.name for p in first.iterdir()) == ["adapter_config.json", "adapter_model.safetensors", "log.jsonl"]
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes(), file.name
+        assert file.stat().st_mode == (root / "mined.jsonl").stat().st_mode, "others may read it"
     assert str(root) not in (first / "adapter_config.json").read_text()
 
 

@@ -202,9 +202,11 @@ def _cut_log(log: Path, steps: int) -> None:
 def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
     """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
     the library writes several in random order)."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)
     weights = folder / "adapter_model.safetensors"
-    save_file(load_file(weights), weights, metadata={"fgvr": json.dumps(record, sort_keys=True)})
+    data = save(load_file(weights), metadata={"fgvr": json.dumps(record, sort_keys=True)})
+    weights.unlink()  # the library's files are for their owner alone; a new one follows the umask
+    weights.write_bytes(data)
