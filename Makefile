@@ -245,7 +245,7 @@ lock: | $(BIN)/python
 
 ## train the embedded models of examples/toy anew
 toy-models: $(TOOLS)
-	$(BIN)/python examples/toy/recipe.py tower vlm polish clip measure
+	$(BIN)/python examples/toy/recipe.py tower language vlm polish clip measure
 
 ## remove everything that make has made, all results in runs/ too
 clean:

@@ -1,11 +1,12 @@
-"""How the embedded toy models are made: `make toy-models`, or `python examples/toy/recipe.py tower vlm polish clip measure`.
+"""How the embedded toy models are made: `make toy-models`, or `python examples/toy/recipe.py tower language vlm polish clip measure`.
 
 1. tower    a vision transformer of Idefics2's class reads ten attributes of random birds, all at once: a dense signal.
-2. vlm      an Idefics2 around that tower, which stays as it is. Its language model first learns to copy and to look up letters of
-            options in text, its connector to hand on the attributes; together they learn to answer attribute questions, describe,
-            list useful attributes, summarise, name 48 species *of another world* and choose among options by their letter.
-3. clip     an open_clip model whose image tower starts from the same weights; its projection and text tower learn captions.
-4. measure  what both can do on birds and species that they never saw, into quality.json.
+2. language the language model of an Idefics2 learns to copy, then to look up letters of options and values in texts.
+3. vlm      its connector learns to hand on the attributes that the tower sees (the tower stays as it is); together they learn to
+            answer attribute questions, describe, list useful attributes, summarise, name 48 species *of another world* and
+            choose among options by their letter. `polish` goes on with more of the attributes at a lower rate.
+4. clip     an open_clip model whose image tower starts from the same weights; its projection and text tower learn captions.
+5. measure  what both can do on birds and species that they never saw, into quality.json.
 
 No species of the data set (world seed 0) takes part. Seeds are fixed; about an hour on two CPU cores, minutes on a GPU.
 """
@@ -292,13 +293,12 @@ def latents_of(model, features: torch.Tensor) -> torch.Tensor:
     return model.model.connector(features, attention_mask=torch.ones(features.shape[:2], dtype=torch.bool, device=device))
 
 
-def reply_loss(model, samples, features: torch.Tensor | None, pad: int) -> torch.Tensor:
-    """Cross-entropy averaged over each reply, then over replies; `features` (N, patches, WIDTH), or None for text."""
+def reply_loss(model, samples, latents: torch.Tensor | None, pad: int) -> torch.Tensor:
+    """Cross-entropy averaged over each reply, then over replies; `latents` (N, LATENTS, 192), or None for text."""
     ids, labels, mask = padded(samples, pad)
     embeds = model.get_input_embeddings()(ids)
-    if features is not None:
-        latents = latents_of(model, features).to(embeds.dtype)
-        embeds = embeds.masked_scatter((ids == model.config.image_token_id).unsqueeze(-1), latents)
+    if latents is not None:
+        embeds = embeds.masked_scatter((ids == model.config.image_token_id).unsqueeze(-1), latents.to(embeds.dtype))
     hidden = model.model.text_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
     wanted = labels[:, 1:] != -100
     losses = nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), labels[:, 1:][wanted], reduction="none")
@@ -438,21 +438,43 @@ def letters_right(model, samples, speaker: Speaker) -> float:
     return (model.lm_head(hidden[:, :-1][first]).argmax(1) == labels[:, 1:][first]).float().mean().item()
 
 
-def train_connector(model, seen: torch.Tensor, codes: torch.Tensor, steps: int, rate: float = 1e-3) -> None:
-    """A dense signal for the connector too: the ten attributes, read off the mean of its latents."""
-    heads = nn.Linear(192, 4 * len(toy.ATTRIBUTES)).to(device)
-    both = nn.ModuleList([model.model.connector, heads])
-    optimiser = torch.optim.AdamW(both.parameters(), lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+def attribute_words(model, tokenizer) -> torch.Tensor:
+    """(40, 192) what each value of each attribute is in the language model's own words: name and value, mean embedding of either."""
+    embed = model.get_input_embeddings().weight.detach()
+
+    def meaning(words: str) -> torch.Tensor:
+        tokens = embed[tokenizer(" " + words, add_special_tokens=False).input_ids].clone()
+        tokens[:, 0] = 0.0  # the same in all
+        return nn.functional.normalize(nn.functional.normalize(tokens, dim=-1).mean(0), dim=-1)
+
+    return nn.functional.normalize(
+        torch.stack([meaning(key) + meaning(value) for key, values in toy.ATTRIBUTES.items() for value in values]), dim=-1)
+
+
+def attribute_loss(latents: torch.Tensor, codes: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A dense signal for the connector: latent k says the k-th attribute's name and value, of all that could be said.
+
+    Args:
+        latents: (N, LATENTS, 192). codes: (N, 10). words: (40, 192).
+    Returns:
+        the loss, and the share of the right ones.
+    """
+    said = 12 * nn.functional.normalize(latents[:, : len(toy.ATTRIBUTES)].float(), dim=-1) @ words.T
+    wanted = codes + 4 * torch.arange(len(toy.ATTRIBUTES), device=device)
+    return nn.functional.cross_entropy(said.flatten(0, 1), wanted.flatten()), (said.argmax(2) == wanted).float().mean()
+
+
+def train_connector(model, lessons: Lessons, steps: int, rate: float = 1e-3) -> None:
+    connector, rng = model.model.connector, Random("connector")
+    optimiser = torch.optim.AdamW(connector.parameters(), lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, steps, pct_start=0.1)
-    rng = Random("connector")
     for step in range(1, steps + 1):
-        index = rng.sample(range(len(codes)), 96)
+        index = rng.sample(range(len(lessons.codes)), 96)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = heads(latents_of(model, seen[index]).mean(1)).float().view(len(index), -1, 4)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), codes[index].flatten())
-        advance(loss, both, optimiser, schedule)
+            loss, right = attribute_loss(latents_of(model, lessons.seen[index]), lessons.codes[index], lessons.words)
+        advance(loss, connector, optimiser, schedule)
         if step % 50 == 0 or step == steps:
-            log(f"connector step {step} loss {loss:.4f} right {(logits.argmax(2) == codes[index]).float().mean():.4f}")
+            log(f"connector step {step} loss {loss:.4f} right {right:.4f}")
 
 
 class Lessons:
@@ -461,7 +483,8 @@ class Lessons:
     def __init__(self, model, tokenizer, cache: Path) -> None:
         wild, named = drawn(24_000, 1, cache), drawn(4_800, 2, cache, NAMED)
         images = np.concatenate([wild[0], named[0]])
-        self.wild_codes, self.attributes, self.names = codes_of(wild[1]), wild[1] + named[1], wild[2] + named[2]
+        self.wild, self.attributes, self.names = len(wild[1]), wild[1] + named[1], wild[2] + named[2]
+        self.codes, self.words = codes_of(self.attributes), attribute_words(model, tokenizer)
         tower = model.model.vision_model
         tower.load_state_dict(torch.load(cache / "tower.pt", map_location="cpu"))
         tower.requires_grad_(False)
@@ -470,9 +493,9 @@ class Lessons:
         self.speaker = Speaker(tokenizer)
 
     def batch(self, rng: Random, wild: int, named: int, texts: int, attributes_only: float):
-        """Features and conversations of `wild` random and `named` named birds, and `texts` conversations without image. Of the random
-        birds a share is only asked for attributes."""
-        index = rng.sample(range(len(self.wild_codes)), wild) + rng.sample(range(len(self.wild_codes), len(self.names)), named)
+        """Which birds, and conversations about them: `wild` random and `named` named ones, and `texts` conversations without image. Of the
+        random birds a share is only asked for attributes."""
+        index = rng.sample(range(self.wild), wild) + rng.sample(range(self.wild, len(self.names)), named)
         talks = []
         for i in index:
             if self.names[i] is None and rng.random() < attributes_only:
@@ -480,7 +503,7 @@ class Lessons:
             else:
                 turns = image_turns(self.attributes[i], self.names[i], rng)
             talks.append(self.speaker(turns, True, rng))
-        return self.seen[index], talks, [self.speaker(rng.choice((text_turns, text_turns, look_ups))(rng), False, rng) for _ in range(texts)]
+        return index, talks, [self.speaker(rng.choice((text_turns, text_turns, look_ups))(rng), False, rng) for _ in range(texts)]
 
 
 def converse(model, lessons: Lessons, name: str, cache: Path, steps: int, rate: float, *mixture) -> None:
@@ -491,33 +514,44 @@ def converse(model, lessons: Lessons, name: str, cache: Path, steps: int, rate: 
     rng, start = Random(name), time.monotonic()
     model.train()
     for step in range(1, steps + 1):
-        features, talks, texts = lessons.batch(rng, *mixture)
+        index, talks, texts = lessons.batch(rng, *mixture)
         with torch.autocast(device.type, torch.bfloat16):
-            loss_image, loss_text = reply_loss(model, talks, features, 3), reply_loss(model, texts, None, 3)
-        advance(loss_image + loss_text / 2, model, optimiser, schedule)
+            latents = latents_of(model, lessons.seen[index])
+            loss_image, loss_text = reply_loss(model, talks, latents, 3), reply_loss(model, texts, None, 3)
+            loss_latents, _ = attribute_loss(latents, lessons.codes[index], lessons.words)
+        advance(loss_image + loss_text / 2 + loss_latents / 2, model, optimiser, schedule)
         if step % 50 == 0 or step == steps:
-            log(f"{name} step {step} image {loss_image:.4f} text {loss_text:.4f} {time.monotonic() - start:.0f} s")
+            log(f"{name} step {step} image {loss_image:.4f} text {loss_text:.4f} latents {loss_latents:.4f} {time.monotonic() - start:.0f} s")
     model.save_pretrained(cache / name)
 
 
-def train_vlm(cache: Path, echoes: int, language_steps: int, connector_steps: int, steps: int) -> None:
+def language(cache: Path, echoes: int, steps: int) -> None:
     torch.manual_seed(0)
     model, tokenizer = new_vlm(HERE / "vlm")
-    lessons = Lessons(model, tokenizer, cache)
-    train_language(model, lessons.speaker, echoes, language_steps)
+    train_language(model, Speaker(tokenizer), echoes, steps)
     model.save_pretrained(cache / "language")
-    train_connector(model, lessons.seen, lessons.wild_codes, connector_steps)
-    converse(model, lessons, "vlm", cache, steps, 2e-3, 18, 8, 5, 0.2)
 
 
-def polish_vlm(cache: Path, steps: int) -> None:
-    """Mostly attribute questions, five on each bird, at a lower rate; then the weights are written as float16."""
+def after(cache: Path, step: str):
+    """The model as an earlier step left it."""
     from safetensors.torch import load_file
 
     torch.manual_seed(0)
     model, tokenizer = new_vlm(HERE / "vlm")
-    model.load_state_dict(load_file(cache / "vlm" / "model.safetensors"), strict=False)  # the tied head is not in the file
-    converse(model, Lessons(model, tokenizer, cache), "polish", cache, steps, 1e-3, 24, 6, 3, 0.5)
+    model.load_state_dict(load_file(cache / step / "model.safetensors"), strict=False)  # the tied head is not in the file
+    return model, Lessons(model, tokenizer, cache)
+
+
+def train_vlm(cache: Path, connector_steps: int, steps: int) -> None:
+    model, lessons = after(cache, "language")
+    train_connector(model, lessons, connector_steps)
+    converse(model, lessons, "vlm", cache, steps, 1.5e-3, 18, 8, 5, 0.2)
+
+
+def polish_vlm(cache: Path, steps: int) -> None:
+    """Mostly attribute questions, five on each bird, at a lower rate; then the weights are written as float16."""
+    model, lessons = after(cache, "vlm")
+    converse(model, lessons, "polish", cache, steps, 1e-3, 24, 6, 3, 0.5)
     model.to(torch.float16).save_pretrained(HERE / "vlm")
 
 
@@ -629,7 +663,7 @@ def measure() -> dict:
         options = [[line[3:] for line in question.splitlines() if line[1:3] == ". "] for question, _ in turns]
         read = [answers.read_option(reply, offered) for reply, offered in zip(replies, options, strict=True)]
         found[f"{name}: right"] = mean(
-            i is not None and o[i] == answer for i, o, (_, answer) in zip(read, options, turns, strict=True))
+            i is not None and LETTERS[i] == letter for i, (_, letter) in zip(read, turns, strict=True))
         found[f"{name}: no option named"] = mean(i is None for i in read)
     replies = ask([Ask(OPEN[0].format(toy.SUPERCLASS), image) for _, image in birds], 16)
     found["open-set name of unseen species: right"] = mean(reply == species.name for reply, (species, _) in zip(replies, birds, strict=True))
@@ -656,20 +690,22 @@ def mean(values) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="+", choices=("tower", "vlm", "polish", "clip", "measure"))
+    parser.add_argument("steps", nargs="+", choices=("tower", "language", "vlm", "polish", "clip", "measure"))
     parser.add_argument("--cache", type=Path, default=Path("runs/toy-models"), help="drawn birds and intermediate weights")
     parser.add_argument("--tower-steps", type=int, default=1700)
     parser.add_argument("--echo-steps", type=int, default=500)
     parser.add_argument("--language-steps", type=int, default=700)
-    parser.add_argument("--connector-steps", type=int, default=250)
-    parser.add_argument("--vlm-steps", type=int, default=1300)
-    parser.add_argument("--polish-steps", type=int, default=600)
+    parser.add_argument("--connector-steps", type=int, default=200)
+    parser.add_argument("--vlm-steps", type=int, default=700)
+    parser.add_argument("--polish-steps", type=int, default=350)
     parser.add_argument("--clip-steps", type=int, default=700)
     options = parser.parse_args()
     if "tower" in options.steps:
         train_tower(options.cache, options.tower_steps, batch=128, rate=1e-3)
+    if "language" in options.steps:
+        language(options.cache, options.echo_steps, options.language_steps)
     if "vlm" in options.steps:
-        train_vlm(options.cache, options.echo_steps, options.language_steps, options.connector_steps, options.vlm_steps)
+        train_vlm(options.cache, options.connector_steps, options.vlm_steps)
     if "polish" in options.steps:
         polish_vlm(options.cache, options.polish_steps)
     if "clip" in options.steps:
