@@ -87,6 +87,7 @@ def _receive(url: str, part: Path, show: Show) -> None:
     try:
         answer = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
     except HTTPError as error:
+        error.close()
         if error.code == 416 and have:  # all of it is there
             return
         raise

@@ -3,11 +3,11 @@
 A finding is {"kind", "leak", "first", "second", …}; each of the two is {"file", "id", "image", "category"}:
 
     id        one id twice, in a file or in two: a leak
-    image     one image path in two files: a leak. The fault behind the published 23.87 % on Cars: train and test
-              images of one file name, in one folder
+    image     one image path in two files: a leak, the fault behind the published 23.87 % on Cars: train and test
+              images of one file name in one folder
     content   two files of equal bytes; in two splits a leak, in one a warning
-    near      images whose perceptual hashes (DCT, 64 bits) differ in a few bits; the nearest in an earlier file for each
-              image: a warning, for two photographs of one scene are near and two drawn birds may be
+    near      images whose perceptual hashes (DCT, 64 bits) differ in a few bits, for each the nearest in an earlier file:
+              a warning, for two photographs of one scene are near and two drawn birds may be
     name      equal file names in different folders of two files, counted: a warning that a flat folder mixes them up
     category  two spellings of one category in two files: a warning
 """
@@ -197,8 +197,8 @@ def summary(found: Sequence[Record]) -> str:
     """The findings in one line, the first leak named."""
     leaks = [finding for finding in found if finding["leak"]]
     told = _told(leaks, "leaks")
-    if warned := _told([finding for finding in found if not finding["leak"]], "warnings"):
-        told += f"; {warned}"
+    if len(leaks) < len(found):
+        told += f"; {_told([finding for finding in found if not finding['leak']], 'warnings')}"
     if not leaks:
         return told
     first, second = leaks[0]["first"], leaks[0]["second"]

@@ -29,17 +29,21 @@ def rows(source: Source) -> Iterator[Row]:
     source.known_digest()
     suffix = os.path.splitext(source.name.removesuffix(".gz").removesuffix(".zst"))[1].lower()
     number = 0
+
+    def text() -> Iterator[str]:
+        nonlocal number
+        for line in source.lines():
+            number += 1
+            yield line.decode("utf-8-sig")
+
     try:
         if suffix in (".csv", ".tsv"):
-            text = (line.decode("utf-8-sig") for line in source.lines())
-            reader = csv.DictReader(text, delimiter="\t" if suffix == ".tsv" else ",", strict=True)
-            for row in reader:
-                number = reader.line_num
+            for row in csv.DictReader(text(), delimiter="\t" if suffix == ".tsv" else ",", strict=True):
                 yield f"{source.label}:{number}", row
         else:
-            for number, line in enumerate(source.lines(), 1):
+            for line in text():
                 if line.strip():
-                    row = decode(line.decode("utf-8-sig"))
+                    row = decode(line)
                     if not isinstance(row, dict):
                         raise ValueError("no JSON object")
                     yield f"{source.label}:{number}", row
