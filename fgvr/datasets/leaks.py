@@ -6,7 +6,7 @@ A finding is {"kind", "leak", "first", "second", …}; each of the two is {"file
     image     one image path in two files: a leak, the fault behind the published 23.87 % on Cars: train and test
               images of one file name in one folder
     content   two files of equal bytes; in two splits a leak, in one a warning
-    near      images whose perceptual hashes (DCT, 64 bits) differ in a few bits, for each the nearest in an earlier file:
+    near      images whose perceptual hashes (DCT, 64 bits) differ in few bits, for each the nearest in an earlier file:
               a warning, for two photographs of one scene are near and two drawn birds may be
     name      equal file names in different folders of two files, counted: a warning that a flat folder mixes them up
     category  two spellings of one category in two files: a warning
