@@ -19,17 +19,17 @@ DATA ?=
 RUN ?= runs/$(DATASET)
 override RUN := $(RUN:%/=%)
 
-DATASETS := $(basename $(notdir $(wildcard examples/*.mk)))
+DATASETS := $(sort $(basename $(notdir $(wildcard examples/*.mk))))
 ifeq ($(filter $(DATASETS),$(DATASET)),)
 $(error unknown DATASET '$(DATASET)'; there are: $(DATASETS))
 endif
+# a fragment says otherwise where its images are not in DATA, it needs more variables, or is read by another command
+IMAGES  = $(DATA)
+SCORED  =
+REQUIRE = $(if $(strip $(DATA)),,$(error DATA is not set: make all DATASET=$(DATASET) DATA=/folder))
+DATASET_COMMAND = $(DATASET) --root $(call quote,$(DATA))
+TRAIN_COMMAND   = $(DATASET_COMMAND)
 include examples/$(DATASET).mk
-# what a fragment says only where it differs: its folder is DATA, one command reads all splits, nothing else is needed
-IMAGES ?= $(DATA)
-SCORED ?=
-REQUIRE ?= $(if $(strip $(DATA)),,$(error DATA is not set: make all DATASET=$(DATASET) DATA=/folder))
-DATASET_COMMAND ?= $(DATASET) --root $(call quote,$(DATA))
-TRAIN_COMMAND ?= $(DATASET_COMMAND)
 
 ## vision-language model that is aligned and tuned: a folder or scheme:name[@revision]
 MODEL ?= examples/toy/vlm

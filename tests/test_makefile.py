@@ -230,8 +230,8 @@ def test_a_published_data_set(world: World, name: str) -> None:
 
 
 def test_a_leak_stops_the_chain_before_anything_costly(world: World) -> None:
-    stub = (world.root / "stub").read_text().replace("case $name in", 'case "$*" in *--check*) exit 1;; esac\ncase $name in')
-    world.write("stub", stub).chmod(0o755)
+    stub = (world.root / "stub").read_text()
+    world.write("stub", stub.replace("\ncase", "\ncase $* in *--check*) exit 1;; esac\ncase")).chmod(0o755)
     done = world.make("all", status=2)
     ran = [call.split()[0] for call in world.calls()]
     assert "extract-attrs" not in ran and "leaks.jsonl" in done.stderr

@@ -44,8 +44,7 @@ class Entry:
     look: int
 
     def about(self) -> Record:
-        fields = {name: self.record[name] for name in ("id", "image", "category") if name in self.record}
-        return {"file": self.file, **fields}
+        return {"file": self.file} | {name: self.record.get(name) for name in ("id", "image", "category")}
 
 
 def findings(

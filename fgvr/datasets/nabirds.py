@@ -27,7 +27,8 @@ def index(at: Path, split: str, level: str) -> Index:
     labels, part = dict(pairs(at / "image_class_labels.txt")), dict(pairs(at / "train_test_split.txt"))
     categories = {}
     for key in sorted(set(labels.values()), key=int):
-        above, node = [], key
+        above: list[str] = []
+        node = key
         while (node := parents.get(node, "")) in names and len(above) < 2:
             above.append(names[node])
         plain = names[key].partition("(")[0].strip()
