@@ -15,8 +15,9 @@ class Names(click.Group):
     """Data sets by name; `--list` and `--check A B` are commands, too."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] in FLAGS:
-            args = [args[0].lstrip("-"), *args[1:]]
+        flag = next((word for word in args if word in FLAGS), None)
+        if flag and args[0].startswith("-"):
+            args = [flag.lstrip("-"), *(word for word in args if word != flag)]
         return super().parse_args(ctx, args)
 
 

@@ -390,8 +390,9 @@ def parquet(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         images = []
         for n in range(4):
-            photo(tmp_path / "src" / split / f"{n}.{'png' if n else 'jpg'}")
-            images.append(str(tmp_path / "src" / split / f"{n}.{'png' if n else 'jpg'}"))
+            file = tmp_path / "src" / split / f"{n}.{'png' if n else 'jpg'}"
+            photo(file)
+            images.append({"bytes": file.read_bytes(), "path": None})
         made = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1]}, features=features)
         (tmp_path / "data").mkdir(exist_ok=True)
         made.to_parquet(str(tmp_path / "data" / f"{split}-00000-of-00001.parquet"))

@@ -75,6 +75,7 @@ def test_one_path_in_two_files(world: World) -> None:
         "take them out of one file, or --allow 1\n"
     )
     assert world.check("train", "test", "--allow", "1").status == 0
+    assert world.fgvr("dataset", "--image-root", ".", "--check", "train", "test")[0] == 1, "the flag's place is free"
 
 
 def test_a_copied_file(world: World) -> None:

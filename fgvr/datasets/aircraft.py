@@ -20,7 +20,7 @@ def index(at: Path, split: str, level: str) -> Index:
     for name in lines(at / "data" / f"{LISTS[LEVELS.index(level)]}.txt"):
         family, maker = kin.get(name, ("", ""))
         fine = tuple(dict.fromkeys((name, family))) if level == "variant" and family else (name,)
-        aliases = (f"{maker} {name}",) if maker not in ("", name) else ()
+        aliases = (f"{maker} {name}",) if maker and not name.startswith(maker) else ()
         categories[name] = Category(name, aliases, "airplane", (maker,) if maker else (), fine)
     return Index(categories, [(f"data/images/{image}.jpg", name) for image, name in of[level].items()], listed[level])
 

@@ -37,6 +37,8 @@ def open_rows(name: str, split: str, settings: Hf) -> Any:
     if os.path.exists(name) and not files:
         raise FgvrError(f"{name}: no .parquet file in it; name a file, a folder of them or a hub id")
     try:
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity_error()
         if files:
             own = [path for path in files if split in re.split(r"[-_.]", os.path.basename(path))] or files
             rows = datasets.load_dataset("parquet", data_files={split: own}, split=split, streaming=True)
