@@ -13,16 +13,22 @@ endif
 
 ## data set: the name of a fragment in examples/
 DATASET ?= toy
-## folder of a real data set's images (DATASET=folder)
+## folder of a real data set (any DATASET but toy)
 DATA ?=
 ## folder of the results
 RUN ?= runs/$(DATASET)
 override RUN := $(RUN:%/=%)
 
-DATASETS := $(basename $(notdir $(wildcard examples/*.mk)))
+DATASETS := $(sort $(basename $(notdir $(wildcard examples/*.mk))))
 ifeq ($(filter $(DATASETS),$(DATASET)),)
 $(error unknown DATASET '$(DATASET)'; there are: $(DATASETS))
 endif
+# a fragment says otherwise where its images are not in DATA, it needs more variables, or is read by another command
+IMAGES  = $(DATA)
+SCORED  =
+REQUIRE = $(if $(strip $(DATA)),,$(error DATA is not set: make all DATASET=$(DATASET) DATA=/folder))
+DATASET_COMMAND = $(DATASET) --root $(call quote,$(DATA))
+TRAIN_COMMAND   = $(DATASET_COMMAND)
 include examples/$(DATASET).mk
 
 ## vision-language model that is aligned and tuned: a folder or scheme:name[@revision]
@@ -45,6 +51,8 @@ DEVICE ?=
 BATCH ?=
 ## further options of `fgvr dataset`
 DATASET_OPTIONS ?=
+## further options of `fgvr dataset --check`, which looks for test images among the training images
+CHECK_OPTIONS ?=
 ## further options of `fgvr discover-attrs`
 DISCOVER_OPTIONS ?=
 ## further options of `fgvr extract-attrs`
@@ -104,9 +112,10 @@ how = $(call option,--device,$(DEVICE)) $(call option,--batch-size,$(BATCH))
 seed = $(call option,--seed,$(SEED))
 images = --image-root $(call quote,$(IMAGES))
 
-stage.train          = dataset $(DATASET_COMMAND) --split $(call quote,$(TRAIN_SPLIT)) $(DATASET_OPTIONS)
+stage.train          = dataset $(TRAIN_COMMAND) --split $(call quote,$(TRAIN_SPLIT)) $(DATASET_OPTIONS)
 stage.val            = dataset $(DATASET_COMMAND) --split $(call quote,$(VAL_SPLIT)) $(DATASET_OPTIONS)
 stage.test           = dataset $(DATASET_COMMAND) --split $(call quote,$(TEST_SPLIT)) $(DATASET_OPTIONS)
+stage.check          = dataset --check $(CHECK_OPTIONS)
 stage.discover-attrs = discover-attrs --model $(LLM) --superclass $(call quote,$(SUPERCLASS)) \
 	--class-unit $(call quote,$(CLASSUNIT)) $(DISCOVER_OPTIONS)
 stage.extract-attrs  = extract-attrs --model $(VQA) $(EXTRACT_OPTIONS)
@@ -118,7 +127,7 @@ stage.tune           = tune --model $(MODEL) $(seed) $(TUNE_OPTIONS)
 stage.eval           = eval --model $(MODEL) $(EVAL_OPTIONS)
 stage.probe          = probe --model $(MODEL) $(seed) $(PROBE_OPTIONS)
 stage.score          = score $(SCORE_OPTIONS)
-STAGES := train val test discover-attrs extract-attrs summarise mine-negatives align questions tune eval probe score
+STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions tune eval probe score
 
 RUNNING := $(filter all $(RUN)/%,$(or $(MAKECMDGOALS),all))
 ifneq ($(RUNNING),)
@@ -145,10 +154,14 @@ all: $(RUN)/table.txt $(if $(strip $(VAL_SPLIT)),$(RUN)/val.jsonl)
 $(RUN)/train.jsonl $(RUN)/val.jsonl $(RUN)/test.jsonl: $(RUN)/%.jsonl: $(RUN)/.settings/% | $(SETUP)
 	$(FGVR) $(stage.$*) $(call resume,$@)
 
+# before anything costly; order-only, for its result is that the chain may go on
+$(RUN)/leaks.jsonl: $(RUN)/train.jsonl $(RUN)/test.jsonl $(RUN)/.settings/check | $(SETUP)
+	$(FGVR) $(stage.check) $(images) -o $@ $(RUN)/train.jsonl $(RUN)/test.jsonl
+
 $(RUN)/attrs.jsonl: $(call files,$(LLM)) $(RUN)/.settings/discover-attrs | $(SETUP)
 	$(FGVR) $(stage.discover-attrs) $(call option,--device,$(DEVICE)) $(call resume,$@)
 
-$(RUN)/extracted.jsonl: $(RUN)/train.jsonl $(RUN)/attrs.jsonl $(call files,$(VQA)) $(RUN)/.settings/extract-attrs | $(SETUP)
+$(RUN)/extracted.jsonl: $(RUN)/train.jsonl $(RUN)/attrs.jsonl $(call files,$(VQA)) $(RUN)/.settings/extract-attrs | $(SETUP) $(RUN)/leaks.jsonl
 	$(FGVR) $(stage.extract-attrs) $(images) $(how) --attrs $(RUN)/attrs.jsonl $(call resume,$@) $<
 
 $(RUN)/triples.jsonl: $(RUN)/extracted.jsonl $(call files,$(LLM)) $(RUN)/.settings/summarise | $(SETUP)

@@ -14,8 +14,6 @@ VAL_SPLIT ?= val
 ## folder of DATA with the test images
 TEST_SPLIT ?= test
 
-IMAGES  = $(DATA)
-SCORED :=
 REQUIRE = $(if $(strip $(DATA)),,$(error DATA is not set: make all DATASET=folder DATA=/photos SUPERCLASS=product))$(strip \
           )$(if $(strip $(SUPERCLASS)),,$(error SUPERCLASS is not set: make all DATASET=folder DATA=/photos SUPERCLASS=product))
 DATASET_COMMAND = folder --root $(call quote,$(DATA)) --superclass $(call quote,$(SUPERCLASS))

@@ -94,7 +94,7 @@ def test_the_reference_is_the_commands_own_help() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in ("architecture.md", "models.md", "records.md"))],
+    ["README.md", "CONTRIBUTING.md", *(f"docs/{n}.md" for n in ("architecture", "datasets", "models", "records"))],
 )
 def test_links_lead_somewhere(file: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / file).read_text(encoding="utf-8")):

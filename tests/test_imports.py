@@ -133,7 +133,7 @@ def test_budgets(name: str) -> None:
 
 # -- help --
 
-HELPS = [[], ["dataset", "toy"], ["dataset", "folder"], *([name] for name in COMMANDS)]
+HELPS = [[], ["dataset", "cub"], ["dataset", "hf"], ["dataset", "check"], *([name] for name in COMMANDS)]
 PROBE = "import sys, json; from fgvr.cli.main import main; s = main(sys.argv[1:]); print(json.dumps([s, *sys.modules]))"
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import click
 import pytest
 
+from fgvr.datasets import DATASETS, open_dataset
+
 TOP = Path(__file__).parent.parent
 STUB = """\
 #!/usr/bin/env bash
@@ -31,9 +33,11 @@ rm -rf "$out"
 mv "$out.partial" "$out"
 """
 ALL = [
-    "dataset", "dataset", "dataset", "discover-attrs", "extract-attrs", "summarise", "mine-negatives", "mine-negatives",
+    "dataset", "dataset", "dataset", "dataset", "discover-attrs", "extract-attrs", "summarise", "mine-negatives",
+    "mine-negatives",
     "align", "questions", "questions", "tune", "eval", "eval", "probe", "probe", "score", "score",
 ]  # fmt: skip
+FRAGMENTS = sorted((path.stem for path in (TOP / "examples").glob("*.mk")), key=os.fsencode)
 AFTER_MINING = ["mine-negatives", "mine-negatives", "align", "questions", "questions", "tune", "eval", "eval", "probe"]
 
 
@@ -79,6 +83,9 @@ class World:
         """The stages that `make all` with these words runs, in alphabetical order."""
         self.make("all", *words, **env)
         return sorted(call.split()[0] for call in self.calls())
+
+
+GIVEN = ("DATA=/x", "SUPERCLASS=product", "TABLE=rows.csv")
 
 
 @pytest.fixture
@@ -197,8 +204,37 @@ def test_a_data_set_in_folders(world: World) -> None:
     assert all("/some photos/it's" in call for call in calls if call.startswith(("extract", "align", "tune", "probe")))
     assert "--split val " in calls[-1], "for your own use: no stage reads it"
     assert world.ran(*words) == []
-    assert world.ran(*words, "VAL_SPLIT=", "RUN=runs/y").count("dataset") == 2
+    assert world.ran(*words, "VAL_SPLIT=", "RUN=runs/y").count("dataset") == 3
     assert "dataset" in world.ran(*words[:1], "DATA=/other", *words[2:])
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_published_data_set(world: World, name: str) -> None:
+    """Its fragment says what its module says, and names splits that there are."""
+    spec = open_dataset(name)
+    world.make("all", f"DATASET={name}", "DATA=/some data")
+    calls = world.calls()
+    reads = [call for call in calls if call.startswith("dataset ") and "--check" not in call]
+    for call in reads:
+        words = call.split(" --root /some data --split ")
+        own = open_dataset(words[0].removeprefix("dataset "))
+        assert words[1].split()[0] in own.splits and own.title in (spec.title, "ImageNet-1k")
+    assert any(f"dataset {name} " in call for call in reads)
+    (check,) = (call for call in calls if call.startswith("dataset --check"))
+    assert check.endswith(f"runs/{name}/train.jsonl runs/{name}/test.jsonl") and "--image-root /some data " in check
+    assert calls.index(check) < next(n for n, call in enumerate(calls) if call.startswith("extract-attrs"))
+    asked = next(call for call in calls if call.startswith("discover-attrs"))
+    assert f"--superclass {spec.superclass} --class-unit {spec.class_unit} " in asked
+    question = next(call for call in calls if call.startswith("questions"))
+    assert spec.question in question.replace("{superclass}", spec.superclass)
+
+
+def test_a_leak_stops_the_chain_before_anything_costly(world: World) -> None:
+    stub = (world.root / "stub").read_text()
+    world.write("stub", stub.replace("\ncase", "\ncase $* in *--check*) exit 1;; esac\ncase")).chmod(0o755)
+    done = world.make("all", status=2)
+    ran = [call.split()[0] for call in world.calls()]
+    assert "extract-attrs" not in ran and "leaks.jsonl" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -206,7 +242,10 @@ def test_a_data_set_in_folders(world: World) -> None:
     [
         (["DATASET=folder"], "DATA is not set"),
         (["DATASET=folder", "DATA=/x"], "SUPERCLASS is not set"),
-        (["DATASET=nope"], "unknown DATASET 'nope'; there are: folder toy"),
+        (["DATASET=cub"], "DATA is not set: make all DATASET=cub DATA=/folder"),
+        (["DATASET=table", "DATA=/x", "SUPERCLASS=bird"], "TABLE is not set"),
+        (["DATASET=hf", "DATA=/x"], "SUPERCLASS is not set"),
+        (["DATASET=nope"], f"unknown DATASET 'nope'; there are: {' '.join(FRAGMENTS)}"),
         (["MODEL=my models/vlm"], "MODEL may not contain spaces: 'my models/vlm'"),
         (["RUN=my runs"], "RUN may not contain spaces: 'my runs'"),
     ],
@@ -231,7 +270,7 @@ def test_help_names_every_target_and_variable(world: World) -> None:
     variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.M))
     shown = set(re.findall(r"^  (\S+) ", text, re.M))
     assert shown == targets | variables
-    assert "[bird]" in text and "Data sets: folder toy" in text
+    assert "[bird]" in text and f"Data sets: {' '.join(FRAGMENTS)}" in text
     assert "DATA is not set" not in world.make("help", "DATASET=folder").stdout
 
 
@@ -254,15 +293,18 @@ def test_clean_leaves_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("DATASET=folder", "DATA=/x", "SUPERCLASS=product", "SEED=1", "DEVICE=cpu", "BATCH=2")]
+    "words",
+    [(), *([f"DATASET={name}", *GIVEN, "SEED=1", "DEVICE=cpu", "BATCH=2"] for name in FRAGMENTS if name != "toy")],
 )
 def test_every_command_and_option_of_the_chain_exists(world: World, words: tuple[str, ...]) -> None:
     from fgvr.cli.group import cli
 
     lines = world.make("-n", "all", "NEGATIVES=5", *words).stdout.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("./stub ")]
-    assert len(commands) == len(ALL)
+    skipped = 0 if not words or words[0] in ("DATASET=folder", "DATASET=grocery") else 1  # no validation split
+    assert len(commands) == len(ALL) - skipped
     for command in commands:
+        command[1:2] = [command[1].removeprefix("--")] if command[1] == "--check" else command[1:2]
         group: click.Command = cli
         while isinstance(group, click.Group):
             group = group.get_command(click.Context(group), command.pop(0)) or pytest.fail(f"no such: {command}")

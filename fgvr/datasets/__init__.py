@@ -4,13 +4,31 @@ before it is used."""
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-DATASETS = {"toy": "fgvr.datasets.toy:records", "folder": "fgvr.datasets.folder:records"}
+if TYPE_CHECKING:
+    from fgvr.datasets.spec import Spec
+
+# name -> module:Spec; docs/datasets.md says how to add one
+DATASETS = {
+    "cub": "fgvr.datasets.cub:SPEC",
+    "cars": "fgvr.datasets.cars:SPEC",
+    "dogs": "fgvr.datasets.dogs:SPEC",
+    "flowers": "fgvr.datasets.flowers:SPEC",
+    "pets": "fgvr.datasets.pets:SPEC",
+    "aircraft": "fgvr.datasets.aircraft:SPEC",
+    "food101": "fgvr.datasets.food101:SPEC",
+    "nabirds": "fgvr.datasets.nabirds:SPEC",
+    "inat2021": "fgvr.datasets.inat2021:SPEC",
+    "imagenet": "fgvr.datasets.imagenet:SPEC",
+    "imagenet-a": "fgvr.datasets.imagenet:A",
+    "imagenet-r": "fgvr.datasets.imagenet:R",
+    "imagenet-sketch": "fgvr.datasets.imagenet:SKETCH",
+    "grocery": "fgvr.datasets.grocery:SPEC",
+}
 
 
-def open_dataset(name: str) -> Callable[..., Iterator[Any]]:
-    """The function that yields a data set's image records; its arguments are the data set's own."""
-    module, _, function = DATASETS[name].partition(":")
-    return getattr(importlib.import_module(module), function)
+def open_dataset(name: str) -> Spec:
+    """What fgvr knows of a published data set."""
+    module, _, attribute = DATASETS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

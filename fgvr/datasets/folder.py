@@ -90,6 +90,7 @@ def _some(found: Found, where: str) -> Found:
 def records(root: Path, found: Found, split: str, superclass: str, settings: Folder) -> Iterator[Item]:
     """files -> image records, sorted by path; a file that cannot be one comes as a Bad in its place."""
     seen: dict[str, str] = {}
+    spelt: dict[str, str] = {}
     for path, category, where in found.files:
         record = {"id": os.path.splitext(path)[0], "image": path, "category": category or "", "superclass": superclass}
         record["split"] = split
@@ -99,6 +100,9 @@ def records(root: Path, found: Found, split: str, superclass: str, settings: Fol
             if first != path:
                 raise RecordError(f"has the same id as {first}; rename one of them")
             record["category"] = category or _category(path, split, settings.hyphens_to_spaces)
+            folder = category or path.split("/")[-2]
+            if spelt.setdefault(record["category"], folder) != folder:
+                raise RecordError(f"its category {folder!r} and {spelt[record['category']]!r} are one name; rename one")
             _look(root, path, settings.verify)
         except UnicodeEncodeError:
             yield Bad(ascii(path), "the file name is not UTF-8; rename it", line=ascii(path))

@@ -1,0 +1,15 @@
+# CUB-200-2011. DATA holds CUB_200_2011/, or is it.
+#     make all DATASET=cub DATA=/data
+
+## super-category of the images
+SUPERCLASS ?= bird
+## what its categories are called
+CLASSUNIT ?= species
+## question that asks for the category
+QUESTION ?= What species of {superclass} is this?
+## split that is trained on
+TRAIN_SPLIT ?= train
+## further split to read, for your own use (empty: none)
+VAL_SPLIT ?=
+## split that is tested on
+TEST_SPLIT ?= test
