@@ -52,7 +52,8 @@ _RIGHT = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(r"\s*(?:because|since|as|given|due|based|and|or|for|with|is|seems|appears|looks|matches|fits)\b")
-_ANOTHER = re.compile(r"\s*(?:[,;:./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*" + _LETTER + r"\s*(?:$|[.,;:\n)])")
+_AND = r"\s*(?:[,;:./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*"
+_ANOTHER = re.compile(_AND + _LETTER + r"\s*(?:$|[.,;:\n)])")
 _NEVER = r"(?:cannot|(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
 _IS_NOT = re.compile(rf"\s*(?:{_NEVER}|(?:is|was|are|were|can|could|would)\s+not)\b", re.IGNORECASE)
 _DENIED = re.compile(

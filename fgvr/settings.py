@@ -213,6 +213,36 @@ class Eval(Generate):
 
 
 @dataclass(frozen=True)
+class Score:
+    """Metrics of predictions."""
+
+    format: str | None = option(
+        None,
+        "What the input is. [default: found out]",
+        choices=("fgvr", "foci", "vlmevalkit", "lmms-eval", "finer"),
+    )
+    parser: str | None = option(
+        None,
+        "Read the replies of choices anew. [default: as recorded; strict where nothing is]",
+        choices=("strict", "foci-prefix", "finedefics", "vlmevalkit", "mmmu", "substring"),
+    )
+    by: str | None = option(None, "The share of right answers also by this field: category, superclass, …")
+    confused: int = option(0, "Also the most confused pairs of names, so many.")
+    confusion: bool = option(False, "Also the confusion matrix, a record a cell.")
+    table: bool = option(False, "Write a table for people, not records.")
+    write_format: str = option(
+        "fgvr",
+        "Write the run for another tool: its predictions or its metrics.",
+        choices=("fgvr", "foci", "lmms-eval", "lmms-eval-samples"),
+    )
+
+    def __post_init__(self) -> None:
+        _between("confused", self.confused, 0)
+        if self.table and self.write_format != "fgvr":
+            raise ValueError(f"--table and --write-format {self.write_format} exclude each other")
+
+
+@dataclass(frozen=True)
 class Probe:
     """Linear probe and alignment quality."""
 
