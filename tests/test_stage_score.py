@@ -7,7 +7,18 @@ import pytest
 from fgvr import metrics
 from fgvr.analysis.table import table
 from fgvr.errors import FgvrError, RecordError
-from fgvr.stages.score import known, score, tells
+from fgvr.analysis.statements import tells
+from fgvr.stages.score import Scored, known, score
+
+
+def taken(rows: list[dict], by: str | None = None) -> Scored:
+    run = Scored(by)
+    assert list(run.take(rows)) == []
+    return run
+
+
+def figures(by: str | None = None, /, **runs: list[dict]) -> list[dict]:
+    return list(score({name: taken(rows, by) for name, rows in runs.items()}, by))
 
 
 def prediction(n: int, correct: bool | None, kind: str = "mcq", prediction: str | None = "x", **more: object) -> dict:
@@ -25,7 +36,7 @@ def test_predictions() -> None:
     rows = [prediction(n, n < 6, category="a" if n < 8 else "b") for n in range(10)]
     rows += [prediction(10, False, prediction=None, category="b"), prediction(11, None, category="c")]
     rows += [prediction(n, n == 0, "open", category="a") for n in range(4)]
-    found = by_name(list(score({"": rows})))
+    found = by_name(figures(run=rows))
     low, high = metrics.wilson(6, 11)
     right = {"kind": "mcq", "metric": "accuracy", "value": 6 / 11, "low": low, "high": high, "n": 11}
     assert found["|mcq|accuracy|"] == right
@@ -34,15 +45,15 @@ def test_predictions() -> None:
     assert found["|mcq|failure rate|"]["value"] == 1 / 12
     assert found["|open|exact match|"]["value"] == 0.25
     assert "|open|accuracy|" not in found
-    grouped = by_name(list(score({"": rows}, "category")))
+    grouped = by_name(figures("category", run=rows))
     assert grouped["|mcq|accuracy|a"]["value"] == 6 / 8 and grouped["|mcq|accuracy|b"]["n"] == 3
 
 
 def test_what_is_not_known_is_not_counted() -> None:
     """Questions without an answer give a failure rate alone; predictions without a category no mean over categories."""
-    assert [r["metric"] for r in score({"": [prediction(0, None), prediction(1, None)]})] == ["failure rate"]
-    assert [r["metric"] for r in score({"": [prediction(0, True)]})] == ["accuracy", "failure rate"]
-    assert list(score({"": []})) == []
+    assert [r["metric"] for r in figures(run=[prediction(0, None), prediction(1, None)])] == ["failure rate"]
+    assert [r["metric"] for r in figures(run=[prediction(0, True)])] == ["accuracy", "failure rate"]
+    assert figures(run=[]) == []
 
 
 def test_extractions() -> None:
@@ -54,7 +65,7 @@ def test_extractions() -> None:
         {"id": "2", "attributes": {"bill shape": "flat"}, "attributes_true": truth, "description": "A bird."},
         {"id": "3", "attributes": {"bill shape": "flat"}, "attributes_true": {}},
     ]
-    found = by_name(list(score({"": rows})))
+    found = by_name(figures(run=rows))
     whole = found["|attributes|attribute accuracy|"]
     assert (whole["value"], whole["n"], whole["low"], whole["high"]) == (0.5, 2, 0.0, 1.0)
     assert found["|attributes|attribute accuracy|bill shape"]["value"] == 0.5
@@ -80,20 +91,20 @@ def test_tells(text: str, value: str, expected: bool) -> None:
 def test_runs_are_compared_pair_by_pair() -> None:
     before = [prediction(n, n % 10 == 0) for n in range(100)]
     after = [prediction(n, n % 10 < 7) for n in range(90)] + [prediction(200, True)]
-    found = list(score({"before": before, "after": after}))
+    found = figures(before=before, after=after)
     assert [r["run"] for r in found] == ["before"] * 2 + ["after"] * 3
     (difference,) = [r for r in found if "against" in r]
     assert difference["metric"] == "accuracy difference" and difference["against"] == "before"
     assert difference["n"] == 90, "only what both answered"
     assert difference["value"] == pytest.approx(0.6)
     assert difference["low"] < 0.6 < difference["high"]
-    assert difference["p"] == metrics.mcnemar([False] * 54, [True] * 54)
-    assert "run" not in next(iter(score({"after": after})))
+    assert difference["p"] == metrics.mcnemar(0, 54)
+    assert "run" not in figures(after=after)[0]
 
 
 def test_metrics_come_through() -> None:
     ready = {"kind": "probe", "metric": "accuracy", "value": 0.5, "low": None, "high": None, "n": 3, "pool": "last"}
-    assert list(score({"": [known({"id": "made", **ready})]})) == [ready]
+    assert figures(run=[{"id": "made", **ready}]) == [ready]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +132,14 @@ def test_by_needs_its_field() -> None:
 
 
 def test_a_run_with_an_id_twice() -> None:
-    with pytest.raises(FgvrError, match="run 'a': id '0/mcq' comes twice"):
-        list(score({"a": [prediction(0, True)] * 2}))
+    with pytest.raises(FgvrError, match="run 'a': a mcq question comes twice"):
+        figures(a=[prediction(0, True)] * 2)
 
 
 def test_table() -> None:
     before = [prediction(n, n % 4 == 0, category="a") for n in range(100)]
     after = [prediction(n, n % 4 != 0, category="a") for n in range(100)]
-    lines = table(list(score({"before": before, "after": after}, "category")))
+    lines = table(figures("category", before=before, after=after))
     assert lines[0].split() == ["before", "after", "after", "-", "before", "n"]
     assert lines[1].split()[:8] == ["mcq", "accuracy", "0.250", "[0.175,", "0.343]", "0.750", "[0.657,", "0.825]"]
     assert "+0.500 [" in lines[1] and lines[1].split()[-1] == "100"

@@ -11,12 +11,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fgvr import metrics
+from fgvr.analysis import intervals
 from fgvr.answers import normalise
 from fgvr.records import Record
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
+_NONE = type(None)
 LEVELS = ("superordinate", "coarse", "fine")
 GRADES = ("substring", "f1", "em", "em_older", "finer_f1", "rouge", "names")  # scores of a reply
 
@@ -46,14 +48,15 @@ class Predictions:
     Columns, (N,): `key`, `unit`, `base`: hashes of id, image (or id) and base, the question that this one is with its
     options turned (or id); `correct`: 1, 0, -1 for no known answer; `failed`: the reply could not be read; `klass`,
     `gold`, `said`: numbers in `names` of category, answer and prediction; `chosen`, `place`: the option that was
-    chosen and the right one; `count`: options; `group`: number in `groups` of the field `by`; and, by level, the
-    scores of open replies (NaN: not at this level).
+    chosen and the right one, -1 for none; `count`: options; `group`: number in `groups` of the field `by`; and the
+    scores of replies, "em/coarse" (NaN: not at this level).
     """
 
     def __init__(self, kind: str, by: str | None) -> None:
         self.kind, self.by = kind, by
         self.names, self.groups = Names(), Names()
         self._parts: dict[str, list[Any]] = {}
+        self._images: Any = False  # not known yet
 
     def add(self, rows: Sequence[Record]) -> None:
         """All of them or, raising KeyError, TypeError or ValueError for a record that cannot be used, none."""
@@ -61,23 +64,28 @@ class Predictions:
 
         names, groups = self.names, self.groups
         correct, said = [row["correct"] for row in rows], [row["prediction"] for row in rows]
-        if not set(map(type, correct)) <= {bool, type(None)}:
-            raise TypeError("correct")
         answers, options = [row.get("answer") for row in rows], [row.get("options") for row in rows]
-        images = [row.get("image") or row["id"] for row in rows]
-        bases = [row.get("base") or row["id"] for row in rows]
+        for name, values, kinds in (("correct", correct, {bool, _NONE}), ("options", options, {list, _NONE})):
+            if not set(map(type, values)) <= kinds:
+                raise TypeError(f"{name!r} of a wrong type")
         column = {
             "key": np.array([hash(row["id"]) for row in rows], dtype=np.int64),
-            "unit": np.array([hash(image) for image in images], dtype=np.int64),
-            "base": np.array([hash(base) for base in bases], dtype=np.int64),
+            "unit": np.array([hash(row.get("image") or row["id"]) for row in rows], dtype=np.int64),
             "correct": np.array([-1 if c is None else c for c in correct], dtype=np.int8),
             "failed": np.array([text is None for text in said]),
             "klass": np.array([names[row.get("category")] for row in rows], dtype=np.int32),
             "gold": np.array([names[answer] for answer in answers], dtype=np.int32),
-            "chosen": np.array([_place(o, p) for o, p in zip(options, said, strict=True)], dtype=np.int8),
-            "place": np.array([_place(o, a) for o, a in zip(options, answers, strict=True)], dtype=np.int8),
-            "count": np.array([len(o) if type(o) is list else 0 for o in options], dtype=np.int8),
         }
+        if any(options):
+            both = ("chosen", said), ("place", answers)
+            column |= {
+                name: np.array([o.index(t) if o and t in o else -1 for o, t in zip(options, texts, strict=True)], "i1")
+                for name, texts in both
+            }
+            column["count"] = np.array([len(o) if o else 0 for o in options], dtype=np.int8)
+        bases = [row.get("base") for row in rows]
+        if any(bases):
+            column["base"] = np.array([hash(b or row["id"]) for b, row in zip(bases, rows, strict=True)], np.int64)
         if self.kind != "caption":  # a caption is no name
             column["said"] = np.array([names[text] for text in said], dtype=np.int32)
         if self.by is not None:
@@ -86,13 +94,23 @@ class Predictions:
         graded = [scores(row) for row in rows] if scores else []
         for name in dict.fromkeys(name for found in graded for name in found):
             column[name] = np.array([found.get(name, np.nan) for found in graded], dtype=np.float32)
+        self._append(column, len(rows))
+
+    def _append(self, column: dict[str, Any], count: int) -> None:
+        """Add a part to every column; a part that one side lacks is filled up."""
+
         have = sum(len(part) for part in self._parts.get("key", ()))
-        for name, part in column.items():
-            if name not in self._parts and have:
-                self._parts[name] = [np.full(have, np.nan, dtype=np.float32)]
-            self._parts.setdefault(name, []).append(part)
-        for name in self._parts.keys() - column.keys():
-            self._parts[name].append(np.full(len(rows), np.nan, dtype=np.float32))
+        for name in {**self._parts, **column}:
+            parts = self._parts.setdefault(name, [_filling(column[name].dtype, have)] if have else [])
+            parts.append(column[name] if name in column else _filling(parts[0].dtype, count))
+
+    def image(self, where: ndarray | None = None) -> ndarray | None:
+        """(N,) numbers of the images, of the questions `where` says; None when each has its own."""
+        if self._images is False:
+            self._images = intervals.units(self["unit"])
+        if self._images is None or where is None:
+            return self._images
+        return intervals.units(self._images[where])
 
     def __getitem__(self, name: str) -> ndarray:
         import numpy as np
@@ -109,8 +127,11 @@ class Predictions:
         return [name for name in self._parts if name.partition("/")[0] in GRADES]
 
 
-def _place(options: Any, text: Any) -> int:
-    return options.index(text) if type(options) is list and text in options else -1
+def _filling(dtype: Any, count: int) -> Any:
+    """What stands where a column has nothing: NaN, no position, no base."""
+    import numpy as np
+
+    return np.full(count, np.nan if np.issubdtype(dtype, np.floating) else -1, dtype=dtype)
 
 
 # --- scores of replies ------------------------------------------------------------------------------------------------

@@ -26,12 +26,20 @@ def units(keys: ndarray) -> ndarray | None:
     """Images as numbers 0, 1, ...: (N,); None when each question has an image of its own."""
     import numpy as np
 
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    if len(first) == len(keys):
+    if all_differ(keys):
         return None
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int64)
     number[np.argsort(first)] = np.arange(len(first))  # by first appearance: hashes differ from process to process
     return number[inverse]
+
+
+def all_differ(keys: ndarray) -> bool:
+    """Whether no two of (N,) keys are equal; many times faster than np.unique."""
+    import numpy as np
+
+    ordered = np.sort(keys)
+    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def share(right: ndarray, unit: ndarray | None) -> Figure:
@@ -98,8 +106,8 @@ def _weights(cell: ndarray, counts: ndarray, unit: ndarray | None) -> Iterator[n
     n, images = len(cell), 0 if unit is None else int(unit.max()) + 1
     rounds = max(100, min(1000, 4_000_000 // (images + len(counts))))
     for _ in range(rounds):
-        if unit is None:
-            yield rng.multinomial(n, counts / n).astype(float)
+        if unit is None:  # many: each result is drawn for itself (Poisson bootstrap), three times faster
+            yield (rng.multinomial(n, counts / n) if n < 10_000 else rng.poisson(counts)).astype(float)
         else:
             often = np.bincount(rng.integers(0, images, images), minlength=images)
             yield np.bincount(cell, weights=often[unit], minlength=len(counts))

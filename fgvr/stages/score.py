@@ -40,7 +40,7 @@ GRADED = {
     "names": "names the category",
 }
 SHARES = {"substring", "em", "em_older", "names"}  # each 0 or 1
-CHUNK = 4096  # records taken at once; changes speed, not the result
+CHUNK = 1024  # records taken at once; changes speed, not the result
 
 
 def known(record: Record, by: str | None = None) -> Record:
@@ -156,10 +156,9 @@ def score(
 def _run(
     name: str, run: Scored, by: str | None, confused: int, matrix: bool, encoder: Encoder | None
 ) -> Iterator[Record]:
-    import numpy as np
 
     for kind, table in run.predictions.items():
-        if len(np.unique(table["key"])) < len(table["key"]):
+        if not intervals.all_differ(table["key"]):
             raise FgvrError(f"run {name!r}: a {kind} question comes twice; give each file once")
         yield from _predictions(table, by)
         yield from _confusion(table, confused, matrix)
@@ -176,17 +175,16 @@ def _run(
 def _predictions(table: Predictions, by: str | None) -> Iterator[Record]:
     """Of one kind of question; a question whose answer is not known counts for the failure rate alone."""
     kind, name = table.kind, RIGHT.get(table.kind, "accuracy")
-    every = intervals.units(table["unit"])
     marked = table["correct"] >= 0
     right, klass = table["correct"][marked] == 1, table["klass"][marked]
-    unit = intervals.units(table["unit"][marked]) if marked.any() else None
+    unit = table.image(marked)
     if kind != "caption" and marked.any():
         yield figure(kind, name, intervals.share(right, unit))
         if (klass >= 0).all():
             yield _per_class(kind, f"mean-per-class {name}", klass, right, unit)
         yield from _classes(table, marked, unit)
-    yield figure(kind, "failure rate", intervals.share(table["failed"], every))
-    if kind == "mcq":
+    yield figure(kind, "failure rate", intervals.share(table["failed"], table.image()))
+    if kind == "mcq" and "count" in table:
         yield from _positions(table, marked)
     if kind == "yesno" and marked.any():
         yield from _yes(table, marked)
@@ -248,7 +246,7 @@ def _positions(table: Predictions, marked: ndarray) -> Iterator[Record]:
         for i in range(int(table["count"].max())) if where.any() else ():
             these = where if metric == "position preference" else where & (place == i)
             if these.any():
-                found = intervals.share(values(i), intervals.units(table["unit"][these]))
+                found = intervals.share(values(i), table.image(these))
                 yield {**figure(table.kind, metric, found), "position": chr(ord("A") + i)}
 
 
@@ -261,7 +259,7 @@ def _yes(table: Predictions, marked: ndarray) -> Iterator[Record]:
         ("share of yes", table["said"] >= 0, said),
     ):  # fmt: skip
         if where.any():
-            yield figure(table.kind, metric, intervals.share(values[where], intervals.units(table["unit"][where])))
+            yield figure(table.kind, metric, intervals.share(values[where], table.image(where)))
 
 
 def _replies(table: Predictions) -> Iterator[Record]:
@@ -271,7 +269,7 @@ def _replies(table: Predictions) -> Iterator[Record]:
     for name in table.graded():
         short, _, level = name.partition("/")
         where = ~np.isnan(table[name])
-        values, unit = table[name][where].astype(float), intervals.units(table["unit"][where])
+        values, unit = table[name][where].astype(float), table.image(where)
         share = short in SHARES
         found = intervals.share(values == 1, unit) if share else intervals.mean(values, unit)
         yield {**figure(table.kind, GRADED[short], found), **({"level": level} if level else {})}
@@ -281,9 +279,12 @@ def _turned(table: Predictions, marked: ndarray, name: str) -> Iterator[Record]:
     """CircularEval: a question is right when it is in every order of its options."""
     import numpy as np
 
-    base, number = np.unique(table["base"][marked], return_inverse=True)
-    if len(base) == len(number):
+    if "base" not in table:
         return
+    base = np.where(table["base"] == -1, table["key"], table["base"])[marked]
+    if intervals.all_differ(base):
+        return
+    number = np.unique(base, return_inverse=True)[1]
     wrong = np.bincount(number, weights=table["correct"][marked] == 0)
     yield figure(table.kind, f"circular {name}", intervals.share(wrong == 0, None))
 
@@ -323,7 +324,7 @@ def _semantic(table: Predictions, encoder: Encoder, batch: int = 256) -> Iterato
     rows = np.concatenate([encoder.texts(texts[i : i + batch]).numpy() for i in range(0, len(texts), batch)])
     at = np.searchsorted(used, gold), np.searchsorted(used, np.maximum(said, 0)) % len(used)
     cosine = np.where(said >= 0, (rows[at[0]] * rows[at[1]]).sum(axis=1), 0.0)
-    unit = intervals.units(table["unit"][marked])
+    unit = table.image(marked)
     yield figure(table.kind, "semantic accuracy", intervals.mean(cosine[cell].astype(float), unit))
 
 
