@@ -93,7 +93,7 @@ class Predictions:
         scores = {"open": _open_scores, "caption": _caption_scores}.get(self.kind)
         graded = [scores(row) for row in rows] if scores else []
         for name in dict.fromkeys(name for found in graded for name in found):
-            column[name] = np.array([found.get(name, np.nan) for found in graded], dtype=np.float32)
+            column[name] = np.array([found.get(name, np.nan) for found in graded], dtype=np.float64)
         self._append(column, len(rows))
 
     def _append(self, column: dict[str, Any], count: int) -> None:

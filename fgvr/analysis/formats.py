@@ -159,7 +159,7 @@ def _document(label: str, data: bytes, shape: str, form: str | None) -> tuple[li
 def _form(label: str, row: Any) -> str:
     """The format that a row's fields speak for."""
     names = set(row) if isinstance(row, dict) else set()
-    signs = {"lmms-eval": {"filtered_resps"}, "fgvr": {"kind", "prediction"}, "foci": {"predicted", "correct"}}
+    signs = {"lmms-eval": {"doc_id", "target"}, "fgvr": {"kind", "prediction"}, "foci": {"predicted", "correct"}}
     signs |= {"vlmevalkit": {"prediction", "answer"}}
     for form, wanted in signs.items():
         if wanted <= names:

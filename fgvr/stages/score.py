@@ -52,7 +52,7 @@ def known(record: Record, by: str | None = None) -> Record:
     kind = _sort(record)
     check(record, NEEDED[kind])
     if kind == "prediction":
-        check(record, ("id", *(name for name in ("category", "answer", "image") if record.get(name) is not None)))
+        check(record, ("id", *(name for name in ("category", "answer", "image", "options") if record.get(name) is not None)))
         if by is not None:
             check(record, (by,))
             if not isinstance(record[by], str):
