@@ -56,7 +56,8 @@ def test_the_settings_name_what_there_is() -> None:
 
 
 def foci_row(n: int, raw: str, predicted: str, correct: str, **more: Any) -> dict:
-    return {"image": f"{n}.jpg", "predicted": predicted, "predicted_raw": raw, "correct": correct, "options": BIRDS, **more}
+    said = {"predicted": predicted, "predicted_raw": raw, "correct": correct}
+    return {"image": f"{n}.jpg", **said, "options": BIRDS, **more}
 
 
 FOCI = [
@@ -92,7 +93,8 @@ def test_a_file_that_contradicts_itself_is_named(reader: Reader) -> None:
 
 
 def test_focis_yes_or_no_and_clip_files(reader: Reader) -> None:
-    rows = [foci_row(n, raw, raw, gold) for n, (raw, gold) in enumerate([("Yes", "yes"), ("nope", "no"), ("Blue", "no")])]
+    replies = [("Yes", "yes"), ("nope", "no"), ("Blue", "no")]
+    rows = [foci_row(n, raw, raw, gold) for n, (raw, gold) in enumerate(replies)]
     found = reader({"predictions": [{**r, "options": BIRDS[:2]} for r in rows], "metrics": {}})
     assert short(found) == [("yesno", "yes", "yes", True), ("yesno", "no", "no", True), ("yesno", "no", None, False)]
     clip = [{"image": "1.jpg", "prediction": "Dipper", "prediction4": "Blue Jay", "target": "Blue Jay"}]
@@ -102,13 +104,15 @@ def test_focis_yes_or_no_and_clip_files(reader: Reader) -> None:
 
 # --- VLMEvalKit -------------------------------------------------------------------------------------------------------
 
-TABLE = [
-    {"index": 0, "A": "Crow", "B": "Jay", "C": None, "answer": "B", "prediction": "B. Jay", "category": "fine", "hit": 1},
-    {"index": 1, "A": "Crow", "B": "Jay", "C": "Owl", "answer": "C", "prediction": "hard to say", "category": "fine", "hit": 1},
-    {"index": 1000001, "A": "Owl", "B": "Crow", "C": "Jay", "answer": "A", "prediction": "Owl", "category": "fine", "hit": 1},
-    {"index": 2, "A": None, "B": None, "C": None, "answer": "Yes", "prediction": "yes.", "category": "x", "hit": 1},
-    {"index": 3, "A": None, "B": None, "C": None, "answer": "blue jay", "prediction": "A Blue Jay", "category": "x", "hit": 1},
-]  # fmt: skip
+COLUMNS = ("index", "A", "B", "C", "answer", "prediction", "category", "hit")
+ROWS = [
+    (0, "Crow", "Jay", None, "B", "B. Jay", "fine", 1),
+    (1, "Crow", "Jay", "Owl", "C", "hard to say", "fine", 1),
+    (1000001, "Owl", "Crow", "Jay", "A", "Owl", "fine", 1),
+    (2, None, None, None, "Yes", "yes.", "x", 1),
+    (3, None, None, None, "blue jay", "A Blue Jay", "x", 1),
+]
+TABLE = [dict(zip(COLUMNS, row, strict=True)) for row in ROWS]
 READ = [("mcq", "Jay", "Jay", True), ("mcq", "Owl", None, False), ("mcq", "Owl", "Owl", True),
         ("yesno", "yes", "yes", True), ("open", "blue jay", "A Blue Jay", True)]  # fmt: skip
 
@@ -154,11 +158,11 @@ DOC = {"question": "Which?", "A": "Crow", "B": "Jay", "C": "Owl"}
         ({"doc": DOC, "target": "C", "filtered_resps": "The answer is B"}, ("mcq", "Owl", "Jay", False)),
         ({"doc": {"options": ["Crow", "Jay"]}, "target": "1", "resps": [["hm"]]}, ("mcq", "Jay", None, False)),
         ({"doc": {"choices": "['A. Crow', 'B. Jay']"}, "target": "Jay", "resps": ["(b)"]}, ("mcq", "Jay", "Jay", True)),
-        ({"input": "Which?\nA. Crow\nB. Jay\nAnswer:", "target": "(A)", "filtered_resps": ["A."]}, ("mcq", "Crow", "Crow", True)),
+        ({"input": "?\nA. Crow\nB. Jay\n", "target": "(A)", "filtered_resps": ["A."]}, ("mcq", "Crow", "Crow", True)),
         ({"target": "E", "filtered_resps": ["E"]}, ("mcq", "E", "E", True)),
         ({"target": "No", "filtered_resps": ["No, none"]}, ("yesno", "no", "no", True)),
         ({"target": "Blue Jay", "filtered_resps": ["a blue jay"]}, ("open", "Blue Jay", "a blue jay", True)),
-        ({"doc": DOC, "target": 2, "filtered_resps": [[-3.0, False], [-2.0, False], [-0.5, True]]}, ("mcq", "Owl", "Owl", True)),
+        ({"doc": DOC, "target": 2, "resps": [[-3.0, False], [-2.0, False], [-1, True]]}, ("mcq", "Owl", "Owl", True)),
     ],
 )  # fmt: skip
 def test_lmms_evals_samples(reader: Reader, row: dict, want: tuple) -> None:
@@ -169,7 +173,8 @@ def test_lmms_evals_samples(reader: Reader, row: dict, want: tuple) -> None:
 
 def test_verdicts_of_the_log_are_compared(reader: Reader) -> None:
     said: list[str] = []
-    reader(json.dumps({"doc_id": 0, "doc": DOC, "target": "B", "filtered_resps": ["A or B"], "exact_match": 1.0}), say=said)
+    row = {"doc_id": 0, "doc": DOC, "target": "B", "filtered_resps": ["A or B"], "exact_match": 1.0}
+    reader(json.dumps(row), say=said)
     assert "1 of 1 verdicts are not the file's own" in said[0]
 
 
@@ -177,9 +182,12 @@ def test_verdicts_of_the_log_are_compared(reader: Reader) -> None:
 
 
 def test_own_predictions_are_read_anew_only_when_asked(reader: Reader) -> None:
-    rows = [{"id": "a", "kind": "mcq", "options": BIRDS, "answer": "Blue Jay", "raw": "Answer: B", "prediction": "Blue Jay",
-             "correct": True}, {"id": "b", "kind": "open", "answer": "x", "raw": "x", "prediction": "x", "correct": True},
-            {"id": "c", "kind": "mcq", "options": BIRDS, "answer": "Dipper", "raw": None, "prediction": "Dipper", "correct": True}]  # fmt: skip
+    right = {"options": BIRDS, "answer": "Blue Jay", "prediction": "Blue Jay", "correct": True}
+    rows = [
+        {"id": "a", "kind": "mcq", **right, "raw": "Answer: B"},
+        {"id": "b", "kind": "open", **right, "raw": "Blue Jay"},
+        {"id": "c", "kind": "mcq", **right, "raw": None},
+    ]
     lines = "\n\n".join(map(json.dumps, rows))
     assert reader(lines, "p.jsonl") == reader(rows, "p.json") == rows
     anew = reader(lines, "p.jsonl", parser="foci-prefix")
@@ -191,10 +199,10 @@ def test_own_predictions_are_read_anew_only_when_asked(reader: Reader) -> None:
     [
         ("", "p.jsonl", "the file is empty"),
         ("\n \n", "p.jsonl", "the file is empty"),
-        ({"a": [{"image": "x", "options": ["a"], "groundtruth": "a"}]}, "o.json", "a JSON document without predictions"),
+        ({"a": [{"image": "x", "groundtruth": "a"}]}, "o.json", "a JSON document without predictions"),
         ({"predictions": []}, "o.json", "no predictions in it"),
         ('{\n "predictions": [', "o.json", "not valid JSON"),
-        ([{"caption": "x", "image_id": 3}], "o.json", r"rows of an unknown kind \(fields caption, image_id\)"),
+        ([{"text": "x", "image_id": 3}], "o.json", r"rows of an unknown kind \(fields image_id, text\)"),
         ([3], "o.json", "rows of an unknown kind"),
         (b"PK\x03\x04nothing", "o.xlsx", "not a readable xlsx file"),
     ],
@@ -213,7 +221,7 @@ def test_what_is_no_file_of_predictions(reader: Reader, content: Any, name: str,
         ('{"id":"a"}\n{"id":"a"}\n', "p.jsonl", ": record 2", "id 'a' came before"),
         ('{"id":"a"}\n{"id":7}\n', "p.jsonl", ": record 2", "'id' must be text"),
         ("index,prediction\n1,B\n", "t.csv", ": row 1", "no 'answer' in the row"),
-        ('{"doc_id":0,"target":"D","doc":{"A":"x","B":"y"},"resps":["A"]}', "s.jsonl", ": row 1", "target 'D' is none of"),
+        ('{"doc_id":0,"target":"D","doc":{"A":"x","B":"y"},"resps":["A"]}', "s.jsonl", ": row 1", "'D' is none of"),
         ('{"doc_id":0,"target":"D"}', "s.jsonl", ": row 1", "no 'filtered_resps'"),
         ({"predictions": [{"image": 3, "predicted": "a", "correct": "a"}]}, "r.json", ": row 1", "must be texts"),
         ({"predictions": [FOCI[0], {"image": "x"}]}, "r.json", ": row 2", "no 'predicted' in the row"),
@@ -267,9 +275,11 @@ def test_focis_file_has_its_metrics_and_leaves_open_questions_out() -> None:
 
 
 def test_lmms_evals_results() -> None:
-    figures = [{"kind": "mcq", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 4},
-               {"kind": "mcq", "metric": "failure rate", "value": 0.0, "low": None, "high": None, "n": 5},
-               {"kind": "open", "metric": "FINER F1", "value": 0.1, "low": 0.0, "high": 0.2, "n": 4, "level": "fine"}]  # fmt: skip
+    figures = [
+        {"kind": "mcq", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 4},
+        {"kind": "mcq", "metric": "failure rate", "value": 0.0, "low": None, "high": None, "n": 5},
+        {"kind": "open", "metric": "FINER F1", "value": 0.1, "low": 0, "high": 0.2, "n": 4, "level": "fine"},
+    ]
     made = json.loads(written("lmms-eval", OWN, figures))
     assert made["results"]["model_mcq"]["accuracy,none"] == 0.5
     assert made["results"]["model_mcq"]["accuracy_stderr,none"] == pytest.approx(0.1 / 1.96, rel=1e-3)

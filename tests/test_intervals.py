@@ -71,7 +71,7 @@ def test_a_statistic_has_bootstrap_standard_errors(rng: np.random.Generator, siz
 def test_mean_per_group_weighs_groups_equally(rng: np.random.Generator) -> None:
     group, right = rng.integers(0, 7, 200), rng.integers(0, 2, 200)
     want = np.mean([right[group == g].mean() for g in set(group.tolist())])
-    found, hit, cell, counts = cells(group, right)
+    found, hit, _, counts = cells(group, right)
     assert intervals.mean_per_group(found, hit)(counts.astype(float)) == pytest.approx(want)
     figure = intervals.mean_per_group(np.array([0, 1]), np.array([1, 0]))
     assert figure(np.array([3.0, 0.0])) == 1, "a class that a resample lacks is not counted"
@@ -104,7 +104,7 @@ def test_an_unreadable_reply_is_of_no_class() -> None:
 def test_matching_equals_trying_all_assignments(seed: int, classes: int, clusters: int) -> None:
     draw = np.random.default_rng(seed)
     gold, said = draw.integers(0, classes, 60), draw.integers(0, clusters, 60)
-    golds, saids, cell, counts = cells(gold, said)
+    golds, saids, _, counts = cells(gold, said)
     wide = max(classes, clusters)
     table = np.zeros((wide, wide), dtype=int)
     np.add.at(table, (said, gold), 1)

@@ -115,7 +115,9 @@ def test_by_text_ranks_all_categories(tmp_path: Path, batch: int) -> None:
     rows = [triple(tmp_path, "a", "red", reddish), triple(tmp_path, "b", "green", bluish),
             triple(tmp_path, "c", "blue", bluish)]  # fmt: skip
     bad = Bad("in:1", "torn")
-    first, second, *_, last = mine_by_text([rows[0], rows[1], bad, rows[2]], Named(), tmp_path, 2, batch, [{"category": "grey"}])
+    first, second, *_, last = mine_by_text(
+        [rows[0], rows[1], bad, rows[2]], Named(), tmp_path, 2, batch, [{"category": "grey"}]
+    )
     assert first["category_rank"] == last["category_rank"] == 1 and second["category_rank"] == 4 - 1
     assert [n["category"] for n in first["negatives"]] == ["grey", "blue"], "hardest first, never its own"
     assert [n["category"] for n in second["negatives"]] == ["blue", "grey"]

@@ -223,7 +223,10 @@ def test_open_questions_at_a_level() -> None:
 def test_options_carry_the_aliases_of_their_categories() -> None:
     rows = [record(0, "Red Kite", ["Barn Owl"], aliases=["Milan"]), record(1, "Barn Owl", ["Red Kite"])]
     for built in questions(rows, ["mcq"], choices=2):
-        assert dict(zip(built["options"], built["option_aliases"], strict=True)) == {"Red Kite": ["Milan"], "Barn Owl": []}
+        assert dict(zip(built["options"], built["option_aliases"], strict=True)) == {
+            "Red Kite": ["Milan"],
+            "Barn Owl": [],
+        }
         assert read_reply(built, "a milan") == "Red Kite"
 
 
@@ -244,7 +247,9 @@ def parsed(content: object) -> Listed:
 
 
 def test_an_options_file_alone() -> None:
-    listed = parsed({"a": [entry("i/1.jpg", "a", "b", "c"), entry("i/1.jpg", "a", "d", "e")], "b": [entry("2", "b", "a")]})
+    listed = parsed(
+        {"a": [entry("i/1.jpg", "a", "b", "c"), entry("i/1.jpg", "a", "d", "e")], "b": [entry("2", "b", "a")]}
+    )
     built = list(questions(listed.items, ["mcq"], listed=listed))
     assert [q["id"] for q in built] == ["i/1.jpg/mcq", "i/1.jpg#2/mcq", "2/mcq"]
     assert [set(q["options"]) for q in built] == [{"a", "b", "c"}, {"a", "d", "e"}, {"a", "b"}]
@@ -254,14 +259,16 @@ def test_an_options_file_alone() -> None:
 
 
 def test_records_find_their_entry() -> None:
-    listed = parsed({"Red_Kite": [entry("images/x/1.jpg", "Red_Kite", "Owl")], "Owl": [entry("a/2.jpg", "Owl", "Red_Kite"),
-                     entry("b/2.jpg", "Owl", "Merlin")]})  # fmt: skip
-    rows = [record(0, "Red Kite", image="CUB/x/1.jpg"), record(1, "Owl", image="b/2.jpg"), record(2, "Owl", image="c/2.jpg"),
-            record(3, "Owl", image="9.jpg"), record(4, "Merlin", image="a/2.jpg")]  # fmt: skip
+    owls = [entry("a/2.jpg", "Owl", "Red_Kite"), entry("b/2.jpg", "Owl", "Merlin")]
+    listed = parsed({"Red_Kite": [entry("images/x/1.jpg", "Red_Kite", "Owl")], "Owl": owls})
+    asked = [("Red Kite", "CUB/x/1.jpg"), ("Owl", "b/2.jpg"), ("Owl", "c/2.jpg"), ("Owl", "9.jpg"), ("Merlin", "a/2.jpg")]
+    rows = [record(n, category, image=image) for n, (category, image) in enumerate(asked)]
     first, second, *rest = questions(rows, ["mcq"], listed=listed)
     assert first["answer"] == "Red_Kite" and first["category"] == "Red Kite"
     assert set(second["options"]) == {"Owl", "Merlin"}
-    for item, error in zip(rest, ("has 2 entries for", "has no entry for", "says 'Owl', the record 'Merlin'"), strict=True):
+    for item, error in zip(
+        rest, ("has 2 entries for", "has no entry for", "says 'Owl', the record 'Merlin'"), strict=True
+    ):
         assert isinstance(item, Bad) and error in item.error
 
 

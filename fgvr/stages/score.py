@@ -52,7 +52,8 @@ def known(record: Record, by: str | None = None) -> Record:
     kind = _sort(record)
     check(record, NEEDED[kind])
     if kind == "prediction":
-        check(record, ("id", *(name for name in ("category", "answer", "image", "options") if record.get(name) is not None)))
+        may = ("category", "answer", "image", "options")
+        check(record, ("id", *(name for name in may if record.get(name) is not None)))
         if by is not None:
             check(record, (by,))
             if not isinstance(record[by], str):
