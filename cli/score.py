@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
 from fgvr.cli.options import InputFile, device, settings, stage_io
+from fgvr.cli.scoring import Named, load, stem, write
 from fgvr.job import Job
 from fgvr.settings import Score
-
-
-class Named(InputFile):
-    """NAME=FILE: a file to read, and what its run is called."""
-
-    name = "name=file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
-        name, equals, path = value.partition("=")
-        if not (name and equals and path):
-            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
-        return name, super().convert(path, param, ctx)
 
 
 @click.command("score")
@@ -45,8 +31,8 @@ def command(
     scored by their attributes and descriptions; metrics records come through as they are.
 
     --compare and --versus add other runs: each record then names its `run`, and where two runs answered the same
-    questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Reads
-    each file once and keeps about 50 bytes of a prediction.
+    questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Buffers
+    some fifty bytes of a prediction.
 
     \b
     Examples:
@@ -55,47 +41,28 @@ def command(
       fgvr score --parser strict bird-200--finedefics.json --versus bird-200--idefics2.json
     """
     from fgvr.analysis.formats import read
-    from fgvr.analysis.table import table
     from fgvr.analysis.writing import Writer
     from fgvr.errors import FgvrError, UsageError
     from fgvr.models import open_encoder
     from fgvr.output import AtomicFolder
     from fgvr.stages.score import Scored, score
 
-    own = name or ("input" if job.source in (None, "-") else _stem(str(job.source)))
-    others = [*compare, *([(versus if _stem(versus) == own else _stem(versus), versus)] if versus else [])]
+    own = name or ("input" if job.source in (None, "-") else stem(str(job.source)))
+    others = [*compare, *([(versus if stem(versus) == own else stem(versus), versus)] if versus else [])]
     if others and settings.write_format != "fgvr":
         raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
     job.settings["compare"] = [other for other, _ in others]
-    runs: dict[str, Scored] = {}
-    for other, path in others:
-        file = job.attach(path)
-        file.known_digest()
-        for fault in runs.setdefault(other, Scored(settings.by)).take(read(file, None, settings.parser, job.say)):
-            raise FgvrError(f"{path}: {fault}" if path not in fault.where else str(fault))
-        file.digest()
+    runs = load(job, others, settings)
     clip = open_encoder(encoder, device=device) if encoder else None
     with job.run(recompute=True, models=[clip.about] if clip else []) as run:
         if run.complete:
             return
         assert run.source is not None and not isinstance(run.target, AtomicFolder)
-        items = read(run.source, settings.format, settings.parser, job.say)
         writer = Writer(settings.write_format, run.target.write)
         mine = runs.pop(own, None) or Scored(settings.by)
-        for _ in run.checked(mine.take(writer.passing(items))):
-            pass
-        metrics = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip))
-        if versus is not None and not any("against" in record for record in metrics):
+        items = read(run.source, settings.format, settings.parser, job.say)
+        list(run.checked(mine.take(writer.passing(items))))
+        figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip))
+        if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
-        if settings.write_format != "fgvr":
-            writer.end(own, metrics)
-            if writer.left_out:
-                job.say(f"{writer.left_out} predictions left out: {settings.write_format} holds choices only")
-        elif settings.table:
-            run.target.write("".join(f"{line}\n" for line in table(metrics)).encode())
-        else:
-            run.write(metrics)
-
-
-def _stem(path: str) -> str:
-    return Path(path).name.partition(".")[0]
+        write(run, writer, own, figures, settings)

@@ -261,7 +261,8 @@ def test_an_options_file_alone() -> None:
 def test_records_find_their_entry() -> None:
     owls = [entry("a/2.jpg", "Owl", "Red_Kite"), entry("b/2.jpg", "Owl", "Merlin")]
     listed = parsed({"Red_Kite": [entry("images/x/1.jpg", "Red_Kite", "Owl")], "Owl": owls})
-    asked = [("Red Kite", "CUB/x/1.jpg"), ("Owl", "b/2.jpg"), ("Owl", "c/2.jpg"), ("Owl", "9.jpg"), ("Merlin", "a/2.jpg")]
+    images = ["CUB/x/1.jpg", "b/2.jpg", "c/2.jpg", "9.jpg", "a/2.jpg"]
+    asked = zip(["Red Kite", "Owl", "Owl", "Owl", "Merlin"], images, strict=True)
     rows = [record(n, category, image=image) for n, (category, image) in enumerate(asked)]
     first, second, *rest = questions(rows, ["mcq"], listed=listed)
     assert first["answer"] == "Red_Kite" and first["category"] == "Red Kite"

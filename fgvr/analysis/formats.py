@@ -145,7 +145,8 @@ def _document(label: str, data: bytes, shape: str, form: str | None) -> tuple[li
         found = orjson.loads(data)
     except ValueError as error:
         raise FgvrError(f"{label}: not valid JSON ({error}); is the file whole?") from error
-    rows, own = found, {}
+    rows: Any = found
+    own: Record = {}
     if isinstance(found, dict):
         rows = found.get("predictions", found.get("logs"))
         own = found["metrics"] if isinstance(found.get("metrics"), dict) else {}

@@ -32,9 +32,10 @@ def reread(record: Record, parser: str) -> Record:
 def _judged(record: Record) -> Record:
     """With `correct`: null where no answer is known."""
     answer, prediction = record.get("answer"), record["prediction"]
-    golds = [answer, *(record.get("aliases") or [])] if record["kind"] == "open" else [answer]
-    correct = None if answer is None else prediction is not None and metrics.exact(prediction, golds)
-    return {**record, "correct": correct}
+    if answer is None:
+        return {**record, "correct": None}
+    golds: list[str] = [answer, *((record.get("aliases") or []) if record["kind"] == "open" else [])]
+    return {**record, "correct": prediction is not None and metrics.exact(prediction, golds)}
 
 
 def _need(row: Record, *names: str) -> None:
@@ -51,6 +52,8 @@ def foci(row: Record, parser: str | None) -> list[Record]:
     """One of FOCI's predictions; of its CLIP files two, `label` over all labels and `mcq` over the four options."""
     if "prediction4" in row:
         _need(row, "image", "prediction", "target")
+        if not all(isinstance(row[name], str) for name in ("image", "prediction", "prediction4", "target")):
+            raise RecordError("image, prediction, prediction4 and target must be texts; correct the row")
         base = {"image": row["image"], "options": None, "answer": row["target"], "category": row["target"], "raw": None}
         said = {"label": row["prediction"], "mcq": row["prediction4"]}
         return [
@@ -58,7 +61,8 @@ def foci(row: Record, parser: str | None) -> list[Record]:
             for kind, name in said.items()
         ]
     _need(row, "image", "predicted", "correct")
-    options, answer, said = row.get("options"), row["correct"], row["predicted"]
+    options: Any = row.get("options")
+    answer, said = row["correct"], row["predicted"]
     if not all(isinstance(text, str) for text in (row["image"], answer, said)):
         raise RecordError("image, predicted and correct must be texts; correct the row")
     yesno = answer in ("yes", "no") and not (_texts(options) and answer in options)
@@ -85,11 +89,12 @@ def vlmevalkit(row: Record, parser: str | None) -> list[Record]:
     Rows index, index + 1,000,000, ... are one question with its options turned (CircularEval)."""
     cells = {name if name in LETTERS else str(name).lower(): _cell(value) for name, value in row.items() if name}
     _need(cells, "prediction", "answer")
-    options = []
+    options: list[str] = []
     for letter in LETTERS:
-        if cells.get(letter) in (None, "", "nan"):
+        text = cells.get(letter)
+        if text in (None, "", "nan"):
             break
-        options.append(cells[letter])
+        options.append(str(text))
     index = cells.get("index") or ""
     base = str(int(index) % 1_000_000) if index.isdigit() else index
     record = {
@@ -119,7 +124,7 @@ def lmms_eval(row: Record, parser: str | None) -> list[Record]:
     options = _options(doc) or _shown(row.get("input") or row.get("arguments"))
     key = str(row.get("doc_id", ""))
     more = f"/{row['filter']}" if isinstance(row.get("filter"), str) else ""
-    record = {**({"id": key + more} if key else {}), "image": key or None}
+    record: Record = {**({"id": key + more} if key else {}), "image": key or None}
     for name in ("exact_match", "acc", "accuracy"):
         if row.get(name) in (0, 1):
             record["verdict"] = bool(row[name])
@@ -158,7 +163,7 @@ def _options(doc: Record) -> list[str]:
     if len(lettered) > 1:
         return lettered
     for name in ("options", "choices"):
-        found = doc.get(name)
+        found: Any = doc.get(name)
         if isinstance(found, str):
             import ast
 
@@ -196,6 +201,7 @@ def _read(record: Record, options: list[str], target: str | None, raw: str, pars
     target = (target or "").strip()
     if not options and re.fullmatch(r"\(?[A-Z]\)?\.?", target):  # the letter is all there is to go by
         options = list(LETTERS[: max(4, LETTERS.index(target.strip("().")) + 1)])
+    own: Record
     if len(options) > 1:
         answer = _gold(target, options)
         if answer is None:

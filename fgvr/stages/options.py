@@ -66,7 +66,8 @@ def wrong_options(
 
 def _hardest(record: Record, count: int) -> Wrong:
     """The `count` most similar negatives, hardest first; of equals the one that stands first."""
-    own, found = normalise(record["category"]), {}
+    own = normalise(record["category"])
+    found: dict[str, tuple[str, float]] = {}
     for name, similarity in _negatives(record):
         if similarity is None:
             raise RecordError("a negative has no 'similarity'; run `fgvr mine-negatives` again")

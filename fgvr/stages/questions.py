@@ -48,7 +48,8 @@ def questions(
         world = _World(item for item in items if not isinstance(item, Bad))
 
     def build(record: Record) -> list[Record]:
-        gold, wrong = record["category"], []
+        gold: str = record["category"]
+        wrong: Wrong = []
         if {"mcq", "yesno"} & set(kinds):
             if listed is not None:
                 gold, wrong = listed.wrong(record)

@@ -340,10 +340,10 @@ def _differences(first: Scored, second: Scored) -> Iterator[Record]:
         old, new = first.predictions[kind], second.predictions[kind]
         for name in ("key", "unit"):
             sides = [np.flatnonzero(table["correct"] >= 0) for table in (old, new)]
-            keys = [table[name][side] for table, side in zip((old, new), sides, strict=True)]
-            if name == "unit" and any(len(np.unique(k)) < len(k) for k in keys):
+            left, right = old[name][sides[0]], new[name][sides[1]]
+            if name == "unit" and not (intervals.all_differ(left) and intervals.all_differ(right)):
                 continue
-            both, at_old, at_new = np.intersect1d(*keys, return_indices=True)
+            both, at_old, at_new = np.intersect1d(left, right, return_indices=True)
             if len(both):
                 break
         else:
