@@ -40,7 +40,7 @@ GRADED = {
     "names": "names the category",
 }
 SHARES = {"substring", "em", "em_older", "names"}  # each 0 or 1
-CHUNK = 1024  # records taken at once; changes speed, not the result
+CHUNK = 1024  # records taken at once
 
 
 def known(record: Record, by: str | None = None) -> Record:
