@@ -26,17 +26,22 @@ def command(job: Job, encoder: str, image_root: str, pool: str | None, device: s
     most similar wrong categories, by the cosine of their nearest image, that image, hardest first. With --from the
     input needs no description. Writes in input order. Buffers the stream (records and features, not images).
 
+    --by text compares each image with the categories' names instead, as FOCI does for its options: `negatives`
+    [{category, similarity}], `category_similarity` and `category_rank` of the image's own category.
+
     \b
     Examples:
       fgvr mine-negatives --encoder examples/toy/clip --image-root runs/toy/images < triples.jsonl > mined.jsonl
       fgvr mine-negatives --encoder examples/toy/clip --image-root runs/toy/images --from triples.jsonl test.jsonl
     """
     from fgvr.models import open_encoder
-    from fgvr.stages.mine import mine
+    from fgvr.stages.mine import mine, mine_by_text
 
-    candidates = job.load(pool, required=("image", "category", "description"), unique=True) if pool else None
+    plain = ("image", "category")
+    described = plain if settings.by == "text" else (*plain, "description")
+    candidates = job.load(pool, required=described, unique=True) if pool else None
     clip = open_encoder(encoder, device=device)
-    required = ("image", "category") if pool else ("image", "category", "description")
+    required = plain if pool else described
     short: list[str] = []
 
     def counted(items: Iterable[Item]) -> Iterator[Item]:
@@ -47,7 +52,11 @@ def command(job: Job, encoder: str, image_root: str, pool: str | None, device: s
 
     with job.run(models=[clip.about], recompute=True) as run:
         items = job.progress(run.read(required))  # the work is done while reading
-        mined = mine(items, clip, image_root, settings.per_anchor, settings.batch_size, candidates)
+        how = settings.per_anchor, settings.batch_size
+        if settings.by == "text":
+            mined = mine_by_text(items, clip, image_root, *how, candidates or ())
+        else:
+            mined = mine(items, clip, image_root, *how, candidates)
         run.write(counted(mined))
     if short:
         job.say(f"{len(short)} records have fewer than {settings.per_anchor} negatives: too few other categories")

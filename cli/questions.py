@@ -2,37 +2,73 @@
 
 from __future__ import annotations
 
-import click
+import functools
+from collections.abc import Callable
+from typing import Any
 
-from fgvr.cli.options import settings, stage_io
+import click
+from click.core import ParameterSource
+
+from fgvr.cli.options import InputFile, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Questions
 
 
+def alone(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """With --options and no FILE operand there are no records to read, not even from stdin."""
+
+    @functools.wraps(fn)
+    def command(**given: Any) -> Any:
+        ctx = click.get_current_context()
+        if given["options"] is not None and ctx.get_parameter_source("source") == ParameterSource.DEFAULT:
+            given["source"] = None
+        return fn(**given)
+
+    return command
+
+
 @click.command("questions")
+@alone
 @stage_io
+@click.option("--options", type=InputFile(), metavar="FILE", help="Options as FOCI's and Finedefics' files list them.")
 @settings(Questions)
-def command(job: Job, settings: Questions) -> None:
+def command(job: Job, options: str | None, settings: Questions) -> None:
     """Build open-set and multiple-choice questions.
 
-    Reads records (image, category; mined ones for --distractors negatives), writes a question record for each of
-    --kinds, with ids ID/open and ID/mcq: kind, question, options, answer and answer_index. `question` is the bare
-    question; eval and tune put the options and the instruction behind it. Other fields are copied, but not
-    attributes, description and negatives, which are long and hint at the answer. Buffers the stream when
-    multiple-choice questions are wanted.
+    Reads records (image, category), writes a question record for each of --kinds, with ids ID/open, ID/mcq, ID/yesno
+    and ID/caption: kind, question, options, answer and answer_index. `question` is the bare question; eval and tune
+    put the options and the instruction behind it. Other fields are copied, but not attributes, description and
+    negatives, which are long and hint at the answer. Buffers the stream when there are options.
+
+    --distractors: `negatives` takes the categories of the record's negatives, then random ones; `topwrong` the most
+    similar wrong ones, `foci4` the same by FOCI's rule (mine-negatives --by text); both keep `similarities` and
+    `gold_in_top`. `same-coarse` draws among categories with a common coarse label. With --options and no FILE operand,
+    questions are made from that file alone, and stdin is not read; with FILE (or -), for its records.
 
     \b
     Examples:
       fgvr questions mined.jsonl > questions.jsonl
       fgvr questions --kinds mcq --distractors random test.jsonl | jq -r '.options[]' | sort | uniq -c
+      fgvr questions --options bird-200-ViT-L-14-laion2b_s32b_b82k-4.json > questions.jsonl
     """
     from fgvr import prompts
+    from fgvr.stages.options import MINED, Listed
     from fgvr.stages.questions import questions
 
+    kinds = settings.chosen("open,mcq" if options is None else "mcq")
+    listed = None
+    if options is not None:
+        file = job.attach(options)
+        file.known_digest()
+        listed = Listed.parse(options, b"".join(file.lines()))
+        for image, count in listed.repeated.items():
+            job.say(f"{options}: image {image!r} is listed {count} times")
     required = ["image", "category"]
-    if "mcq" in settings.chosen and settings.distractors == "negatives":
+    if {"mcq", "yesno"} & set(kinds) and settings.distractors in MINED and listed is None:
         required.append("negatives")
-    templates = [] if settings.question is not None else [prompts.OPEN]
-    how = settings.question, settings.options, settings.distractors, settings.seed
+    asked = {"open": prompts.OPEN, "mcq": prompts.OPEN, "yesno": prompts.YES_NO, "caption": prompts.DESCRIBE}
+    templates = [asked[kind] for kind in kinds if settings.question is None or kind == "caption"]
+    how = settings.question, settings.choices, settings.distractors, settings.seed, settings.level, listed
     with job.run(prompts=templates, recompute=True) as run:
-        run.write(questions(run.read(required), settings.chosen, *how))
+        items = listed.items if listed is not None and job.source is None else run.read(required)
+        run.write(questions(items, kinds, *how))

@@ -2,74 +2,67 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
-from fgvr.cli.options import InputFile, stage_io
+from fgvr.cli.options import InputFile, device, settings, stage_io
+from fgvr.cli.scoring import Named, load, stem, write
 from fgvr.job import Job
-from fgvr.records import Record
-
-
-class Named(InputFile):
-    """NAME=FILE: a file to read, and what its run is called."""
-
-    name = "name=file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
-        name, equals, path = value.partition("=")
-        if not (name and equals and path):
-            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
-        return name, super().convert(path, param, ctx)
+from fgvr.settings import Score
 
 
 @click.command("score")
 @stage_io
 @click.option("--compare", type=Named(), multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
+@click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
-@click.option("--by", metavar="FIELD", help="The share of right answers also by category, superclass, …")
-@click.option("--table", is_flag=True, help="Write a table for people, not records.")
+@click.option("--encoder", metavar="SPEC", help="Text encoder for the semantic accuracy of open answers.")
+@device
+@settings(Score)
 def command(
-    job: Job, compare: tuple[tuple[str, str], ...], name: str | None, by: str | None, table: bool
-) -> None:
+    job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, encoder: str | None,
+    device: str, settings: Score,
+) -> None:  # fmt: skip
     """Turn predictions into metrics.
 
-    Reads predictions and writes metrics records {kind, metric, value, low, high, n}: for each kind of question the
-    share of right answers (95 % Wilson interval), its mean over categories, and the share of replies that name no
-    answer. Extractions and triples with `attributes_true` are scored by their attributes and descriptions; metrics
-    records come through as they are. --compare adds other runs: each record then names its `run`, and where two runs
-    answered the same questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME
-    are one run. Buffers.
+    Reads predictions, also FOCI's results, VLMEvalKit's tables (csv, tsv, xlsx, json), lmms-eval's samples and FINER's
+    output, and writes metrics records {kind, metric, value, low, high, n} with 95 % intervals: shares of right
+    answers, their mean over categories, macro F1, unreadable replies, positions of options, and of open answers
+    FINER's scores and clustering. docs/evaluation.md defines them. Extractions and triples with `attributes_true` are
+    scored by their attributes and descriptions; metrics records come through as they are.
+
+    --compare and --versus add other runs: each record then names its `run`, and where two runs answered the same
+    questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Buffers
+    some fifty bytes of a prediction.
 
     \b
     Examples:
       fgvr score < predictions.jsonl | jq 'select(.metric == "accuracy").value'
       fgvr score --table --compare before=predictions-before.jsonl --name after predictions.jsonl
+      fgvr score --parser strict bird-200--finedefics.json --versus bird-200--idefics2.json
     """
-    from fgvr.analysis.table import table as lines
-    from fgvr.errors import FgvrError, RecordError
+    from fgvr.analysis.formats import read
+    from fgvr.analysis.writing import Writer
+    from fgvr.errors import FgvrError, UsageError
+    from fgvr.models import open_encoder
     from fgvr.output import AtomicFolder
-    from fgvr.stages.score import known, score
-    from fgvr.stream import each
+    from fgvr.stages.score import Scored, score
 
-    own = name or ("input" if job.source in (None, "-") else Path(str(job.source)).name.partition(".")[0])
-    job.settings["compare"] = [other for other, _ in compare]
-    runs: dict[str, list[Record]] = {}
-    for other, path in compare:
-        for record in job.load(path, unique=True):
-            try:
-                runs.setdefault(other, []).append(known(record, by))
-            except RecordError as error:
-                raise FgvrError(f"{path}: {record['id']}: {error}") from error
-    with job.run(recompute=True) as run:
+    own = name or ("input" if job.source in (None, "-") else stem(str(job.source)))
+    others = [*compare, *([(versus if stem(versus) == own else stem(versus), versus)] if versus else [])]
+    if others and settings.write_format != "fgvr":
+        raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
+    job.settings["compare"] = [other for other, _ in others]
+    runs = load(job, others, settings)
+    clip = open_encoder(encoder, device=device) if encoder else None
+    with job.run(recompute=True, models=[clip.about] if clip else []) as run:
         if run.complete:
             return
-        found = run.checked(each(run.read(), lambda record: known(record, by)))
-        own_records = [*runs.pop(own, []), *found]
-        metrics = list(score({**runs, own: own_records}, by))
-        if table:
-            assert not isinstance(run.target, AtomicFolder)
-            run.target.write("".join(f"{line}\n" for line in lines(metrics)).encode())
-        else:
-            run.write(metrics)
+        assert run.source is not None and not isinstance(run.target, AtomicFolder)
+        writer = Writer(settings.write_format, run.target.write)
+        mine = runs.pop(own, None) or Scored(settings.by)
+        items = read(run.source, settings.format, settings.parser, job.say)
+        list(run.checked(mine.take(writer.passing(items))))
+        figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip))
+        if versus is not None and not any("against" in record for record in figures):
+            raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
+        write(run, writer, own, figures, settings)

@@ -11,7 +11,11 @@
 
 Two candidates at the rule that decides, a letter beside another option's text ("B. <text of A>"), or nothing at all:
 None. What is denied ("not B", "A is not right") is no candidate. Only letters of real choices count; words do not
-("American Crow" is not A, "I think" is not I, "a bird" is not A).
+("American Crow" is not A, "I think" is not I, "a bird" is not A). What a model thinks aloud (<think>...</think>) is no
+answer. An option's aliases stand for its text.
+
+The other strategies are kept to compare with published figures; what each lets through is in docs/evaluation.md. None
+of them draws at random where its source does.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ WINDOW = 400    # characters read after "answer:"; keeps the time linear in the 
 _MARKUP = re.compile(r"</?s>|<end_of_utterance>|<\|im_end\|>|[*`$]|\\(?:text|mathrm|mathbf)\b")
 _END = r"(?!\w|['’&/-]\w)"  # no letter of "I'm", "C/V", "C-Class", "R&D"
 _LETTER = rf"[(\[{{]?\s*([A-Za-z]){_END}(?:\s*[)\]}}])?"
-_IS = r"(?:\s*[:=>]+\s*|\s+(?:is|are|was|would be|should be|must be|will be)\b\s*[:=]?\s*)"
+_IS = r"(?:\s*[\"']?\s*[:=>]+\s*|\s+(?:is|are|was|would be|should be|must be|will be)\b\s*[:=]?\s*)"
 _HEDGE = (
     r"(?:(?:most|likely|probably|clearly|therefore|thus|definitely|simply|the|option|choice|letter|answer)\b:?\s*)*"
 )
@@ -48,7 +52,8 @@ _RIGHT = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(r"\s*(?:because|since|as|given|due|based|and|or|for|with|is|seems|appears|looks|matches|fits)\b")
-_ANOTHER = re.compile(r"\s*(?:[,;./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*" + _LETTER + r"\s*(?:$|[.,;:\n)])")
+_AND = r"\s*(?:[,;:./&]|\bor\b|\band\b)\s*(?:option|choice|letter)?\s*"
+_ANOTHER = re.compile(_AND + _LETTER + r"\s*(?:$|[.,;:\n)])")
 _NEVER = r"(?:cannot|(?:is|was|are|were|ca|wo|do|does|did|could|would|should)n['’]?t)"
 _IS_NOT = re.compile(rf"\s*(?:{_NEVER}|(?:is|was|are|were|can|could|would)\s+not)\b", re.IGNORECASE)
 _DENIED = re.compile(
@@ -86,12 +91,15 @@ def label(reply: str, names: Sequence[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def read_option(reply: str, options: Sequence[str], strategy: str = "strict") -> int | None:
+def read_option(
+    reply: str, options: Sequence[str], strategy: str = "strict", aliases: Sequence[Sequence[str]] = ()
+) -> int | None:
     """Index of the option that a reply names, None when it names none.
 
     Args:
         reply: the raw text. options: 1 to 26 texts, shown to the model as A, B, ...
         strategy: a key of STRATEGIES.
+        aliases: other names of each option, for `strict`; a name that fits two options is nobody's.
     Raises:
         ValueError: an unknown strategy, or no options or too many.
     """
@@ -99,7 +107,44 @@ def read_option(reply: str, options: Sequence[str], strategy: str = "strict") ->
         raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     if not 1 <= len(options) <= 26:
         raise ValueError(f"need 1 to 26 options, got {len(options)}")
+    if strategy == "strict" and any(aliases):
+        reply = _without_aliases(reply, options, aliases)
     return STRATEGIES[strategy](reply, options)
+
+
+def read_yes_no(reply: str, strategy: str = "strict") -> str | None:
+    """ "yes" or "no", None when the reply says neither.
+
+    strict: the last declared answer ("the answer is no"), else the first word, unless the other one follows as an
+    alternative ("yes or no"). "foci-prefix": what the lower-cased reply starts with, "Nobody" included (FOCI).
+    Raises:
+        ValueError: an unknown strategy. All but foci-prefix read as strict does.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if strategy == "foci-prefix":
+        return next((word for word in ("yes", "no") if reply.lower().startswith(word)), None)
+    text = _clean(reply)
+    said = [m[1] for m in re.finditer(rf"(?i)\banswer\b{_IS}[\"'(]*(yes|no)\b(?!\s*(?:or|and|/))", text)]
+    said = said or re.findall(r"(?i)^[\W_]*(yes|no)\b(?![-'’]\w|\s*(?:or|and|/)\s*(?:yes|no)\b)", text)
+    return said[-1].lower() if said else None
+
+
+def _without_aliases(reply: str, options: Sequence[str], aliases: Sequence[Sequence[str]]) -> str:
+    """The reply with each alias replaced by its option's text, the longest names first, each place once."""
+    owners: dict[str, set[int]] = {}
+    for i, names in enumerate(aliases):
+        for name in (options[i], *names):
+            owners.setdefault(normalise(name), set()).add(i)
+    known = {normalise(option) for option in options}
+    names = sorted((name for name, own in owners.items() if name and len(own) == 1), key=len, reverse=True)
+    words = [r"[\W_]+".join(r"['’`´]?".join(map(re.escape, word)) for word in name.split()) for name in names]
+
+    def shown(match: re.Match[str]) -> str:
+        name = normalise(match[0])
+        return match[0] if name in known or name not in owners else options[min(owners[name])]
+
+    return re.sub(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", shown, reply, flags=re.IGNORECASE) if words else reply
 
 
 def foci_prefix(reply: str, options: Sequence[str]) -> int | None:
@@ -111,9 +156,48 @@ def foci_prefix(reply: str, options: Sequence[str]) -> int | None:
     return next((i for i, letter in enumerate(letters) if reply.lower().startswith(letter)), None)
 
 
+def finedefics(reply: str, options: Sequence[str]) -> int | None:
+    """`foci_prefix` of what stands behind "Assistant:", every "Answer: " deleted: FOCI's way with Idefics2, which
+    Finedefics' figures went."""
+    return foci_prefix(reply.rpartition("Assistant:")[2].replace("Answer: ", "").strip(), options)
+
+
+def vlmevalkit(reply: str, options: Sequence[str]) -> int | None:
+    """VLMEvalKit's exact matching, before it asks a language model or draws a letter: the only option letter among
+    the words, whatever word it is ("A bird" is A); else the only option whose text the reply contains, unless the
+    reply is more than twice as long as all options."""
+    words = re.sub(r"[.()\[\],:;!*#{}]", " ", reply).split()
+    letters = {i for i in range(len(options)) if chr(ord("A") + i) in words}
+    if letters:
+        return _only(letters)
+    return substring(reply, options) if len(reply) <= 2 * sum(map(len, options)) else None
+
+
+def mmmu(reply: str, options: Sequence[str]) -> int | None:
+    """MMMU's rule, which many tasks of lmms-eval share, without its random letter: the last "(B)", else the last "B "
+    that stands alone, else, in more than five words, the option text that comes last."""
+    text = " " + reply.strip(",.!?;:'") + " "
+    letters = [chr(ord("A") + i) for i in range(len(options))]
+    for form in ("({})", " {} "):
+        places = [text.rfind(form.format(letter)) for letter in letters]
+        if max(places) >= 0:
+            return places.index(max(places))
+    if len(text.split()) > 5:
+        places = [text.lower().rfind(option.lower()) for option in options]
+        if max(places) >= 0:
+            return places.index(max(places))
+    return None
+
+
+def substring(reply: str, options: Sequence[str]) -> int | None:
+    """The only option whose lower-case text stands anywhere in the lower-case reply, inside words too: VLMClassifier's
+    score, which looks at the right label alone."""
+    return _only({i for i, option in enumerate(options) if option and option.lower() in reply.lower()})
+
+
 def strict(reply: str, options: Sequence[str]) -> int | None:
     """See the module's text."""
-    text = re.sub(r"[ \t]+", " ", _MARKUP.sub("", unicodedata.normalize("NFKC", reply))).strip()
+    text = _clean(reply)
     whole = {i for i, option in enumerate(options) if normalise(text) and normalise(option) == normalise(text)}
     if whole:
         return _only(whole)
@@ -124,7 +208,20 @@ def strict(reply: str, options: Sequence[str]) -> int | None:
     return _only(_mentioned(text, options))
 
 
-STRATEGIES: dict[str, Strategy] = {"strict": strict, "foci-prefix": foci_prefix}
+STRATEGIES: dict[str, Strategy] = {
+    "strict": strict,
+    "foci-prefix": foci_prefix,
+    "finedefics": finedefics,
+    "vlmevalkit": vlmevalkit,
+    "mmmu": mmmu,
+    "substring": substring,
+}
+
+
+def _clean(reply: str) -> str:
+    """Without markup and thinking aloud; what breaks off while thinking says nothing."""
+    text = unicodedata.normalize("NFKC", reply).rpartition("</think>")[2].partition("<think>")[0]
+    return re.sub(r"[ \t]+", " ", _MARKUP.sub("", text)).strip()
 
 
 def _declared(text: str, options: Sequence[str]) -> int | None:

@@ -1,5 +1,4 @@
-"""Figures about predictions: accuracies, intervals, paired tests, text overlaps. No torch; numpy only inside one
-function.
+"""Figures about replies and shares: text overlaps, Wilson's interval, McNemar's test. No torch; scipy in one function.
 
 Every share is in [0, 1] (not percent); every figure over nothing raises ValueError rather than returning NaN.
 Sources: FINER is Kim & Ji's benchmark (`eval_fgvc.py`), SQuAD is Rajpurkar et al. 2016, the rest is named in place.
@@ -10,16 +9,11 @@ from __future__ import annotations
 import math
 import string
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from fgvr.answers import normalise
 
 Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
-
-
-def accuracy(correct: Sequence[bool]) -> float:
-    """Share of right answers; an unreadable reply counts as wrong, so pass False for it."""
-    return _mean([bool(c) for c in correct])
 
 
 def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -35,37 +29,6 @@ def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     return low, 1.0 if successes == n else min(1.0, centre + half)
-
-
-def by_group(groups: Sequence[Hashable], correct: Sequence[bool]) -> dict[Hashable, tuple[int, int]]:
-    """(right, all) for each group, in order of first appearance; the group is a category, a gold position, a kind."""
-    counts: dict[Hashable, tuple[int, int]] = {}
-    for group, right in zip(groups, correct, strict=True):
-        before = counts.get(group, (0, 0))
-        counts[group] = (before[0] + bool(right), before[1] + 1)
-    return counts
-
-
-def mean_per_class(categories: Sequence[Hashable], correct: Sequence[bool]) -> float:
-    """Unweighted mean of the categories' accuracies, over the categories that occur."""
-    return _mean([right / n for right, n in by_group(categories, correct).values()])
-
-
-def failure_rate(predictions: Sequence[object | None]) -> float:
-    """Share of replies that name no option, i.e. whose prediction is None."""
-    return _mean([p is None for p in predictions])
-
-
-def position_preference(chosen: Sequence[int | None], options: int) -> list[float]:
-    """Share of the readable replies at each of the `options` positions (FOCI); the gold position plays no part.
-
-    Raises:
-        ValueError: no readable reply, or a position outside 0 .. options - 1.
-    """
-    counts = Counter(c for c in chosen if c is not None)
-    if not counts or any(not 0 <= c < options for c in counts):
-        raise ValueError(f"need at least one position, all in 0 .. {options - 1}")
-    return [counts[i] / counts.total() for i in range(options)]
 
 
 def substring(prediction: str, label: str) -> bool:
@@ -133,45 +96,16 @@ def rouge_l(prediction: str, reference: str) -> float:
     return _f1(lengths[-1], len(said), len(wanted))
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
+def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test: the p-value that two systems are equally often right on the same items.
 
     Only the items where exactly one is right count; under equality they fall like coins (binomial, 1/2). 1.0
     without any.
-
-    Raises:
-        ValueError: the lengths differ.
     """
-    pairs = Counter((bool(a), bool(b)) for a, b in zip(first, second, strict=True))
-    only_first, only_second = pairs[True, False], pairs[False, True]
-    n, few = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(n, i) for i in range(few + 1))
-    return min(1.0, 2 * tail / 2**n)                # integers up to the division: exact also for thousands of items
+    from scipy.special import bdtr
 
-
-def bootstrap_difference(
-    first: Sequence[float], second: Sequence[float], seed: int = 0, rounds: int = 10_000, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Paired percentile bootstrap of mean(second) - mean(first) over the same items (Efron & Tibshirani 1993, ch. 13).
-
-    Returns:
-        the difference, and the low and high end of its `level` interval. The same seed gives the same figures.
-    Raises:
-        ValueError: no items, different lengths, rounds < 1 or level outside (0, 1).
-    """
-    import numpy as np
-
-    difference = np.array([float(b) - float(a) for a, b in zip(first, second, strict=True)])
-    if not len(difference) or rounds < 1 or not 0 < level < 1:
-        raise ValueError(f"need items, rounds >= 1 and 0 < level < 1; got {len(difference)}, {rounds}, {level}")
-    values, counts = np.unique(difference, return_counts=True)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    if len(values) <= 64:                           # right/wrong: how often each value is drawn says all
-        means = rng.multinomial(len(difference), counts / len(difference), size=rounds) @ values / len(difference)
-    else:                                           # a draw at a time: bounded memory
-        means = np.array([difference[rng.integers(0, len(difference), len(difference))].mean() for _ in range(rounds)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(difference.mean()), float(low), float(high)
+    n = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5))) if n else 1.0
 
 
 def _f1(shared: int, said: int, wanted: int) -> float:
@@ -183,9 +117,3 @@ def _list(texts: str | Sequence[str]) -> Sequence[str]:
     if not golds:
         raise ValueError("no gold text")
     return golds
-
-
-def _mean(values: Sequence[float]) -> float:
-    if not values:
-        raise ValueError("no values to average")
-    return sum(values) / len(values)

@@ -32,6 +32,10 @@ SUMMARISE = (
 )
 # FOCI's closed-set format; its own question is "Which of these {superclass}s is shown in the image?"
 MULTIPLE_CHOICE = "{question}\nChoices:\n{choices}\nAnswer with the letter from the given choices directly."
+CHOICES = "Which of these choices is shown in the image?"  # FOCI's default query
+# FOCI's yes-or-no query, its instruction apart
+YES_NO = "Does the image show a/an {option}?"
+YES_OR_NO = "Answer with yes or no."
 # ours: the paper gives no wording
 OPEN = "What is the name of the {superclass} in this image?"
 DESCRIBE = "Describe the {superclass} in this image in detail."

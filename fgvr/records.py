@@ -43,6 +43,8 @@ FIELDS: dict[str, Field] = {
     "attributes": Field(*MAP, "extract-attrs"),
     "description": Field(*TEXT, "summarise"),
     "negatives": Field(*LIST, "mine-negatives"),
+    "category_similarity": Field(*NUMBER, "mine-negatives --by text"),
+    "category_rank": Field(int, "a whole number", "mine-negatives --by text"),
     "kind": Field(*TEXT, "questions"),
     "question": Field(*TEXT, "questions"),
     "options": Field(*LIST, "questions"),

@@ -90,6 +90,9 @@ class Mine:
     """Hard negatives."""
 
     per_anchor: int = option(3, "Negatives of each triple (Finedefics: 3).")
+    by: str = option(
+        "image", "Similarity to other images, or to the categories' names (FOCI).", choices=("image", "text")
+    )
     batch_size: int = option(32, "Images or texts encoded at once.", how=True)
 
     def __post_init__(self) -> None:
@@ -99,24 +102,40 @@ class Mine:
 
 @dataclass(frozen=True)
 class Questions:
-    """Open-set and multiple-choice questions."""
+    """Questions about images."""
 
-    kinds: str = option("open,mcq", "Kinds of question, separated by commas: open, mcq.")
-    question: str | None = option(None, "The question, instead of one that asks for the name of the {superclass}.")
-    options: int = option(4, "Options of a multiple-choice question, the right one included.")
-    distractors: str = option("negatives", "Where wrong options come from.", choices=("negatives", "random"))
+    kinds: str | None = option(
+        None, "Kinds of question, separated by commas: open, mcq, yesno, caption. [default: open,mcq; --options: mcq]"
+    )
+    question: str | None = option(
+        None, "Its text; {superclass} and, for yesno, {option} are filled in. [default: as docs/evaluation.md says]"
+    )
+    choices: int = option(4, "Options of a multiple-choice question, the right one included.")
+    distractors: str = option(
+        "negatives",
+        "Which wrong categories are options.",
+        choices=("negatives", "topwrong", "foci4", "same-coarse", "random"),
+    )
+    level: str | None = option(None, "Open questions ask for this label.", choices=("superordinate", "coarse", "fine"))
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
-        unknown = [kind for kind in self.chosen if kind not in ("open", "mcq")]
-        if unknown or len(set(self.chosen)) != len(self.chosen):
-            raise ValueError(f"--kinds must name open and mcq, each at most once, got {self.kinds!r}")
-        _between("options", self.options, 2, 26)
+        known = ("open", "mcq", "yesno", "caption")
+        if self.kinds is not None:
+            chosen = self.chosen()
+            if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
+                raise ValueError(f"--kinds must name {', '.join(known)}, each at most once, got {self.kinds!r}")
+        if self.question is not None and self.kinds == "yesno" and "{option}" not in self.question:
+            raise ValueError("--question of a yesno question must hold {option}")
+        _between("choices", self.choices, 2, 26)
+        if self.distractors == "foci4" and self.choices != 4:
+            raise ValueError(f"--distractors foci4 has 4 options, got --choices {self.choices}; use topwrong")
+        if self.level is not None and "mcq" in self.chosen():
+            raise ValueError("--level is for open questions; add --kinds open")
 
-    @property
-    def chosen(self) -> tuple[str, ...]:
+    def chosen(self, default: str = "open,mcq") -> tuple[str, ...]:
         """The kinds, in the order given."""
-        return tuple(kind.strip() for kind in self.kinds.split(","))
+        return tuple(kind.strip() for kind in (default if self.kinds is None else self.kinds).split(","))
 
 
 @dataclass(frozen=True)
@@ -191,6 +210,36 @@ class Eval(Generate):
         choices=("reply", "letter", "text"),
     )
     parser: str = option("strict", "How an option is read out of a reply.", choices=("strict", "foci-prefix"))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Metrics of predictions."""
+
+    format: str | None = option(
+        None,
+        "What the input is. [default: found out]",
+        choices=("fgvr", "foci", "vlmevalkit", "lmms-eval", "finer"),
+    )
+    parser: str | None = option(
+        None,
+        "Read the replies of choices anew. [default: as recorded; strict where nothing is]",
+        choices=("strict", "foci-prefix", "finedefics", "vlmevalkit", "mmmu", "substring"),
+    )
+    by: str | None = option(None, "The share of right answers also by this field: category, superclass, …")
+    confused: int = option(0, "Also the most confused pairs of names, so many.")
+    confusion: bool = option(False, "Also the confusion matrix, a record a cell.")
+    table: bool = option(False, "Write a table for people, not records.")
+    write_format: str = option(
+        "fgvr",
+        "Write the run for another tool: its predictions or its metrics.",
+        choices=("fgvr", "foci", "lmms-eval", "lmms-eval-samples"),
+    )
+
+    def __post_init__(self) -> None:
+        _between("confused", self.confused, 0)
+        if self.table and self.write_format != "fgvr":
+            raise ValueError(f"--table and --write-format {self.write_format} exclude each other")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fgvr.answers import STRATEGIES, foci_prefix, label, normalise, read_option, strict
+from fgvr.answers import STRATEGIES, foci_prefix, label, normalise, read_option, read_yes_no, strict
 
 OPTIONS = ["American Crow", "Blue Jay", "Black-footed Albatross", "Northern Cardinal"]
 
@@ -34,6 +34,10 @@ ONE_LETTER = [
     "{L} because it is small", "Considering A, B, C and D, the best match is {L}.", "The image shows a {T} ({L}).",
     "First I thought the answer is A, but the answer is {L}.", "Answer: B. Wait, no. Answer: {L}",
     "A. American Crow\nB. Blue Jay\nC. Black-footed Albatross\nD. Northern Cardinal\n\nAnswer: {L}",
+    "<think>A or C. The answer is C?</think>{L}", "<think>A</think>\n\nAnswer: {L}", "reasoning, A</think>\n{L}",
+    '{{"answer": "{L}"}}', "{{'answer': '{L}'}}", "### Answer\n{L}", "Assistant: {L}", "\uff1a{L}",
+    "**Final Answer**\n\n{L}",
+    "Between A and B, I choose {L}.", "Therefore {L}.", "I'm not sure, but {L}", "Definitely {L}!",
     "<s>{L}", "\uff08{L}\uff09", "This bird matches ({l}).", "**Answer:** {L} (others: A, B, C, D)",
     "Option {L} is correct, as a bird with such a bill is not common.", "The answer is {L} since the Blue Jay is blue",
 ]  # fmt: skip
@@ -63,7 +67,7 @@ NOTHING = [
     "The Blue Jay is not it.", "(A bird with a bill)", "[A bird]", "Answer: (a bird)",
     "A. American Crow\nB. Blue Jay\nC. Black-footed Albatross\nD. Northern Cardinal", "B's", "C-Class", "R&D", "b2b",
     "D/C",
-    "Vitamin-B",
+    "Vitamin-B", "A: B", "<think>Answer: B", "It could be A, but I think B", "option_b", "D-Day", "Cardinal, Northern",
 ]  # fmt: skip
 NOTHING.remove("a")                                     # a lone letter is a letter
 
@@ -165,7 +169,54 @@ def test_both_strategies_agree_on_the_released_replies():
             assert row["options"][strategy(row["predicted_raw"], row["options"])] == row["predicted"]
 
 
+# reply, then what each strategy reads: strict, foci-prefix, finedefics, vlmevalkit, mmmu, substring
+COMPARED = [
+    ("B", "B B B B B -"), ("b", "B B B - - -"), ("(B)", "B - - B B -"), (" B", "B - B B B -"), ("**B**", "B - - B - -"),
+    ("Answer: B", "B A B B B -"), ("American Crow", "A A A A - A"), ("Because it is blue", "- B B - - -"),
+    ("Blue Jay", "B B B B - B"), ("Dog", "- D D - - -"), ("A or B", "- A A - B -"), ("A bird", "- A A A A -"),
+    ("It is a Blue Jay, I am sure of that", "B - - B B B"), ("Answer: D. Blue Jay", "- A D D - B"),
+    ("(A) is wrong, (C) is right", "C - - - C -"), ("User: ... Assistant: C", "C - C C C -"), ("", "- - - - - -"),
+    ("An image of a Northern Cardinal", "D A A D D D"), ("Blue Jays", "- B B B - B"), ("None of these", "- - - - - -"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reply", "want"), COMPARED)
+def test_the_strategies_differ_as_their_sources_do(reply, want):
+    read = [read_option(reply, OPTIONS, strategy) for strategy in STRATEGIES]
+    assert " ".join("-" if i is None else "ABCD"[i] for i in read) == want
+
+
+def test_aliases_stand_for_their_option():
+    options = ["Artic_Tern", "Common Tern", "Tern", "Sooty Tern"]
+    aliases = [["Arctic Tern", "Sterna paradisaea"], ["Sterna"], [], ["Common Tern", "Sterna"]]
+    for reply, want in {
+        "Arctic Tern": 0, "It is a sterna-paradisaea.": 0, "The answer is Arctic tern": 0, "Sterna": None, "a tern": 2,
+        "Common Tern": 1, "an Arctic Tern or a Sooty Tern": None, "B": 1, "A. Arctic tern": 0, "B. Arctic tern": None,
+        "Antarctic Tern": 2,
+    }.items():  # fmt: skip
+        assert read_option(reply, options, aliases=aliases) == want, reply
+    assert read_option("Arctic Tern", options) == 2 and read_option("Arctic", options, aliases=aliases) is None
+    assert read_option("Wilson's", ["x", "Wilsons"], aliases=[["y"], []]) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "strict", "prefix"),
+    [
+        ("yes", "yes", "yes"), ("No.", "no", "no"), (" Yes", "yes", None), ("Yes, it is not a jay", "yes", "yes"),
+        ("**No**, this is", "no", None), ("Nobody knows", None, "no"), ("Answer: no", "no", None), ("", None, None),
+        ("Not sure", None, "no"), ("yes or no", None, "yes"), ("The answer is yes.", "yes", None),
+        ("I see no", None, None),
+        ("No... The answer is yes", "yes", "no"), ("<think>no</think>Yes", "yes", None), ("No-one", None, "no"),
+        ("No doubt it is one", "no", "no"),
+    ],
+)  # fmt: skip
+def test_yes_or_no(reply, strict, prefix):
+    assert read_yes_no(reply) == strict and read_yes_no(reply, "foci-prefix") == prefix
+
+
 def test_wrong_calls_are_refused():
+    with pytest.raises(ValueError, match="strategy"):
+        read_yes_no("yes", "random")
     for options, strategy in (([], "strict"), (["x"] * 27, "strict"), (["x"], "random")):
         with pytest.raises(ValueError, match=r"options|strategy"):
             read_option("A", options, strategy)

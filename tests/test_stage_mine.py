@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fgvr.errors import FgvrError
-from fgvr.stages.mine import mine
+from fgvr.stages.mine import mine, mine_by_text
 from fgvr.stream import Bad
 
 
@@ -98,6 +98,32 @@ def test_a_bad_image_keeps_its_place_and_is_no_candidate(triples: list[dict], tm
     assert [n["id"] for n in mined[1]["negatives"]] == ["orange-2", "yellow"]
     with pytest.raises(FgvrError, match="--from: orange-1: cannot read image"):
         list(mine(triples[:1], Colours(), tmp_path, 2, 2, triples))
+
+
+class Named(Colours):
+    """Names a colour by its text."""
+
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        known = {"red": (9, 1, 1), "green": (1, 9, 1), "blue": (1, 1, 9), "grey": (3, 3, 3)}
+        rows = torch.tensor([known[text.removeprefix("an image of a ")] for text in texts], dtype=torch.float32)
+        return torch.nn.functional.normalize(rows, dim=1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_by_text_ranks_all_categories(tmp_path: Path, batch: int) -> None:
+    reddish, bluish = (200, 50, 90), (0, 0, 250)
+    rows = [triple(tmp_path, "a", "red", reddish), triple(tmp_path, "b", "green", bluish),
+            triple(tmp_path, "c", "blue", bluish)]  # fmt: skip
+    bad = Bad("in:1", "torn")
+    first, second, *_, last = mine_by_text(
+        [rows[0], rows[1], bad, rows[2]], Named(), tmp_path, 2, batch, [{"category": "grey"}]
+    )
+    assert first["category_rank"] == last["category_rank"] == 1 and second["category_rank"] == 4 - 1
+    assert [n["category"] for n in first["negatives"]] == ["grey", "blue"], "hardest first, never its own"
+    assert [n["category"] for n in second["negatives"]] == ["blue", "grey"]
+    want = torch.nn.functional.cosine_similarity(torch.tensor([201.0, 51, 91]), torch.tensor([9.0, 1, 1]), dim=0)
+    assert first["category_similarity"] == pytest.approx(want.item(), abs=5e-5)
+    assert list(mine_by_text([bad], Named(), tmp_path, 2, batch)) == [bad]
 
 
 def test_the_command(triples: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

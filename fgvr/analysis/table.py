@@ -15,7 +15,8 @@ def table(records: Sequence[Record]) -> list[str]:
     rows: dict[tuple[str, str], dict[str, str]] = {}
     counts: dict[tuple[str, str], list[str]] = {}
     columns: dict[str, None] = {}
-    for record in sorted(records, key=lambda record: "against" in record):  # differences last, as their columns are
+    shown = [record for record in records if record["metric"] != "confusion"]  # a matrix is no row of figures
+    for record in sorted(shown, key=lambda record: "against" in record):  # differences last, as their columns are
         row, column = _row(record), _column(record)
         columns[column] = None
         rows.setdefault(row, {})[column] = _cell(record)

@@ -1,16 +1,18 @@
-"""record -> questions: open-set and multiple-choice questions about its category."""
+"""record -> questions: open-set, multiple-choice, yes-or-no questions about its category, and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from fgvr import prompts, rng
+from fgvr import answers, prompts, rng
 from fgvr.answers import normalise
 from fgvr.errors import RecordError
 from fgvr.records import Record, check
+from fgvr.stages.options import Listed, Wrong, alike, wrong_options
 from fgvr.stream import Bad, Item, each
 
-KINDS = ("open", "mcq")
+KINDS = ("open", "mcq", "yesno", "caption")
+LEVELS = ("superordinate", "coarse", "fine")
 DROPPED = ("attributes", "description", "negatives")  # long, and a hint at the answer
 OWN = ("id", "image", "kind", "question", "options", "answer", "answer_index")
 
@@ -19,66 +21,134 @@ def questions(
     items: Iterable[Item],
     kinds: Sequence[str],
     question: str | None = None,
-    options: int = 4,
+    choices: int = 4,
     distractors: str = "negatives",
     seed: int = 0,
+    level: str | None = None,
+    listed: Listed | None = None,
 ) -> Iterator[Item]:
-    """One record for each kind of question, in the order of `kinds`: ids "<id>/open" and "<id>/mcq".
+    """One record for each kind of question, in the order of `kinds`: ids "<id>/open", "<id>/mcq", ...
 
-    Needs the whole stream when there are multiple-choice questions, whose wrong options may be any of its categories.
+    Needs the whole stream when there are options, which may be any of its categories.
 
     Args:
         items: records with `image` and `category`.
-        question: its text without the options (`final_prompt` adds them); {superclass} stands for the record's
-            superclass. None: fgvr.prompts.OPEN.
-        options: options of a multiple-choice question, the right one included.
-        distractors: "negatives": the categories of the record's `negatives`, hardest first, then random others;
-            "random".
-        seed: with the record's id it decides which random categories and the order of options.
+        question: its text without options and instruction (`final_prompt` adds them); {superclass} stands for the
+            record's superclass, {option} for the name that a yesno question asks about. None: the texts of
+            fgvr.prompts. Captions take none.
+        choices: options of a multiple-choice question, the right one included.
+        distractors: a policy of fgvr.stages.options.
+        seed: with the record's id it decides what is drawn, and the order of options.
+        level: open questions ask for this label of `labels`, not for the category.
+        listed: options from a file, in place of `distractors` and `choices`.
     """
-    text = prompts.OPEN if question is None else question
-    categories: list[str] = []
-    if "mcq" in kinds:
+    world = _World()
+    if {"mcq", "yesno"} & set(kinds):
         items = list(items)
-        categories = sorted({item["category"] for item in items if not isinstance(item, Bad)})
+        world = _World(item for item in items if not isinstance(item, Bad))
 
     def build(record: Record) -> list[Record]:
-        asked = _fill(text, record)
-        found = []
-        for kind in kinds:
-            choices = None
-            if kind == "mcq":
-                wrong = _distractors(record, categories, options - 1, distractors, seed)
-                choices = [record["category"], *wrong]
-                rng.for_record(seed, record["id"], "options").shuffle(choices)
-            found.append(_question(record, kind, asked, choices))
-        return found
+        gold: str = record["category"]
+        wrong: Wrong = []
+        if {"mcq", "yesno"} & set(kinds):
+            if listed is not None:
+                gold, wrong = listed.wrong(record)
+            else:
+                near = world.siblings(record) if distractors == "same-coarse" else ()
+                wrong = wrong_options(record, world.categories, choices - 1, distractors, seed, near)
+        made = {
+            "open": lambda: _open(record, question, level),
+            "mcq": lambda: _mcq(record, question, gold, wrong, seed, world),
+            "yesno": lambda: _yesno(record, question, gold, wrong, seed, distractors),
+            "caption": lambda: _caption(record),
+        }
+        return [_question(record, kind, made[kind]()) for kind in kinds]
 
     return each(items, build)
 
 
-def final_prompt(record: Record) -> str:
-    """What a model is asked for a question record, by eval and by tune alike.
+class _World:
+    """What the other records of the stream say: all categories, their aliases, and which share a coarse label."""
 
-    A multiple-choice question is followed by its options and the instruction to answer with a letter (fgvr.prompts),
-    an open one stands alone. Neither holds a chat template or an image mark: those are the model's.
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.aliases: dict[str, list[str]] = {}
+        self.coarse: dict[str, set[str]] = {}
+        names: set[str] = set()
+        for record in records:
+            names.add(record["category"])
+            if record.get("aliases"):
+                self.aliases[normalise(record["category"])] = _texts(record, "aliases")
+            for label in _coarse(record):
+                self.coarse.setdefault(label, set()).add(record["category"])
+        self.categories = sorted(names)
 
-    Raises:
-        RecordError: the kind is unknown, or the options cannot be shown.
-    """
-    check(record, ("kind", "question"))
-    if record["kind"] == "open":
-        return record["question"]
-    if record["kind"] != "mcq":
-        raise RecordError(f"unknown kind {record['kind']!r}; there are {', '.join(KINDS)}")
-    check(record, ("options",))
-    options = record["options"] or []
-    if not all(isinstance(option, str) for option in options):
-        raise RecordError("'options' must be texts; correct the record")
-    try:
-        return prompts.multiple_choice(record["question"], options)
-    except ValueError as error:
-        raise RecordError(f"{error}; correct the record's options") from error
+    def siblings(self, record: Record) -> set[str]:
+        check(record, ("labels",))
+        return set().union(*(self.coarse[label] for label in _coarse(record))) if _coarse(record) else set()
+
+
+def _coarse(record: Record) -> list[str]:
+    labels = record.get("labels")
+    found = labels.get("coarse") if isinstance(labels, dict) else None
+    return [label for label in found if isinstance(label, str)] if isinstance(found, list) else []
+
+
+def _texts(record: Record, name: str) -> list[str]:
+    found = record[name]
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise RecordError(f"{name!r} must be a list of texts; correct the record")
+    return found
+
+
+def _open(record: Record, question: str | None, level: str | None) -> Record:
+    asked = _fill(prompts.OPEN if question is None else question, record)
+    own = {"question": asked, "options": None, "answer": record["category"], "answer_index": None}
+    if level is None:
+        return own
+    check(record, ("labels",))
+    found = record["labels"].get(level)
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise RecordError(f"'labels' have no {level!r} label; add it, or leave --level out")
+    more = [*(record.get("aliases") or [])] if level == "fine" else []
+    return {**own, "answer": names[0], "aliases": [*names[1:], *more], "level": level}
+
+
+def _mcq(record: Record, question: str | None, gold: str, wrong: Wrong, seed: int, world: _World) -> Record:
+    plain = prompts.OPEN if "superclass" in record else prompts.CHOICES
+    pairs = [(gold, record.get("category_similarity")), *wrong]
+    rng.for_record(seed, record["id"], "options").shuffle(pairs)
+    options = [name for name, _ in pairs]
+    own = {
+        "question": _fill(plain if question is None else question, record),
+        "options": options,
+        "answer": gold,
+        "answer_index": options.index(gold),
+    }
+    if any(similarity is not None for _, similarity in wrong):
+        rank = record.get("category_rank")
+        own["similarities"] = [similarity for _, similarity in pairs]
+        own["gold_in_top"] = None if rank is None else rank <= len(options)
+    aliases = [world.aliases.get(normalise(option), []) for option in options]
+    return {**own, "option_aliases": aliases} if any(aliases) else own
+
+
+def _yesno(record: Record, question: str | None, gold: str, wrong: Wrong, seed: int, policy: str) -> Record:
+    """Half of the questions, by a coin, ask about the right name, half about the hardest wrong option."""
+    yes = rng.for_record(seed, record["id"], "yesno").random() < 0.5
+    hardest = wrong[-1 if policy == "foci4" else 0][0]
+    shown = gold if yes else hardest
+    text = _fill(prompts.YES_NO if question is None else question, record).replace("{option}", shown)
+    if "a/an" in text:
+        text = text.replace("a/an", "an" if shown[:1].lower() in "aeiou" else "a")
+    answer = "yes" if yes else "no"
+    return {"question": text, "options": ["yes", "no"], "answer": answer, "answer_index": int(not yes), "shown": shown}
+
+
+def _caption(record: Record) -> Record:
+    check(record, ("description",))
+    asked = _fill(prompts.DESCRIBE, record)
+    return {"question": asked, "options": None, "answer": record["description"], "answer_index": None}
 
 
 def _fill(question: str, record: Record) -> str:
@@ -88,49 +158,51 @@ def _fill(question: str, record: Record) -> str:
     return question.replace("{superclass}", record["superclass"])
 
 
-def _question(record: Record, kind: str, question: str, options: list[str] | None) -> Record:
-    answer = record["category"]
-    own = {
-        "id": f"{record['id']}/{kind}",
-        "image": record["image"],
-        "kind": kind,
-        "question": question,
-        "options": options,
-        "answer": answer,
-        "answer_index": options.index(answer) if options else None,
-    }
-    return {**own, **{name: value for name, value in record.items() if name not in (*OWN, *DROPPED)}}
+def _question(record: Record, kind: str, own: Record) -> Record:
+    head = {"id": f"{record['id']}/{kind}", "image": record["image"], "kind": kind}
+    rest = {name: value for name, value in record.items() if name not in {*OWN, *DROPPED, *own}}
+    return {**head, **own, **rest}
 
 
-def _distractors(record: Record, categories: Sequence[str], count: int, source: str, seed: int) -> list[str]:
-    """`count` wrong categories, none of which reads like the right one or like another.
+def final_prompt(record: Record) -> str:
+    """What a model is asked for a question record, by eval and by tune alike.
+
+    A multiple-choice question is followed by its options and the instruction to answer with a letter, a yesno
+    question by the instruction to answer with yes or no (fgvr.prompts); an open question and a caption stand alone.
+    None holds a chat template or an image mark: those are the model's.
 
     Raises:
-        RecordError: there are not so many categories.
+        RecordError: the kind is unknown, or the options cannot be shown or told apart.
     """
-    chosen: list[str] = []
-    taken = {normalise(record["category"])}
+    check(record, ("kind", "question"))
+    if record["kind"] in ("open", "caption"):
+        return record["question"]
+    if record["kind"] == "yesno":
+        return f"{record['question']}\n{prompts.YES_OR_NO}"
+    if record["kind"] != "mcq":
+        raise RecordError(f"unknown kind {record['kind']!r}; there are {', '.join(KINDS)}")
+    check(record, ("options",))
+    options = record["options"] or []
+    if not all(isinstance(option, str) for option in options):
+        raise RecordError("'options' must be texts; correct the record")
+    if pair := alike(options):
+        raise RecordError(f"options {pair[0]!r} and {pair[1]!r} read alike; correct the record")
+    try:
+        return prompts.multiple_choice(record["question"], options)
+    except ValueError as error:
+        raise RecordError(f"{error}; correct the record's options") from error
 
-    def take(names: Iterable[str]) -> None:
-        for name in names:
-            if len(chosen) < count and normalise(name) not in taken:
-                taken.add(normalise(name))
-                chosen.append(name)
 
-    if source == "negatives":
-        take(_negatives(record))
-    if len(chosen) < count:
-        draw = rng.for_record(seed, record["id"], "distractors")
-        take(draw.sample(categories, len(categories)))
-    if len(chosen) < count:
-        raise RecordError(f"{len(chosen)} wrong categories for {count} wrong options; lower --options")
-    return chosen
+def read_reply(record: Record, raw: str, parser: str = "strict") -> str | None:
+    """What a reply to `final_prompt` says: an option's text, "yes" or "no", the cleaned name or caption; None when
+    nothing can be read out of it.
 
-
-def _negatives(record: Record) -> list[str]:
-    """The categories of the record's negatives, hardest first."""
-    check(record, ("negatives",))
-    for negative in record["negatives"]:
-        if not isinstance(negative, dict) or not isinstance(negative.get("category"), str):
-            raise RecordError("a negative has no 'category'; run `fgvr mine-negatives` again")
-    return [negative["category"] for negative in record["negatives"]]
+    Args:
+        parser: a key of fgvr.answers.STRATEGIES, for questions with options.
+    """
+    if record["kind"] == "mcq":
+        index = answers.read_option(raw, record["options"], parser, record.get("option_aliases") or ())
+        return None if index is None else record["options"][index]
+    if record["kind"] == "yesno":
+        return answers.read_yes_no(raw, parser)
+    return prompts.parse_answer(raw, 2000 if record["kind"] == "caption" else 300) or None

@@ -1,0 +1,65 @@
+"""What `fgvr score` does with files: other runs, and the forms that a run is written in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fgvr.cli.options import InputFile
+from fgvr.job import Job
+from fgvr.records import Record
+from fgvr.run import Run
+from fgvr.settings import Score
+
+if TYPE_CHECKING:
+    from fgvr.analysis.writing import Writer
+    from fgvr.stages.score import Scored
+
+
+class Named(InputFile):
+    """NAME=FILE: a file to read, and what its run is called."""
+
+    name = "name=file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
+        name, equals, path = value.partition("=")
+        if not (name and equals and path):
+            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
+        return name, super().convert(path, param, ctx)
+
+
+def stem(path: str) -> str:
+    """What a run is called after its file: predictions.jsonl.gz -> predictions."""
+    return Path(path).name.partition(".")[0]
+
+
+def load(job: Job, others: list[tuple[str, str]], settings: Score) -> dict[str, Scored]:
+    """The other runs by name; files of one name are one run. Raises FgvrError for their first faulty record."""
+    from fgvr.analysis.formats import read
+    from fgvr.errors import FgvrError
+    from fgvr.stages.score import Scored
+
+    runs: dict[str, Scored] = {}
+    for name, path in others:
+        file = job.attach(path)
+        file.known_digest()  # now: once it is being read, only its end knows
+        for fault in runs.setdefault(name, Scored(settings.by)).take(read(file, None, settings.parser, job.say)):
+            raise FgvrError(str(fault) if path in fault.where else f"{path}: {fault}")
+        file.digest()
+    return runs
+
+
+def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score) -> None:
+    """Write the figures as records, as a table, or in another tool's form."""
+    from fgvr.analysis.table import table
+
+    if writer.form != "fgvr":
+        writer.end(name, figures)
+        if writer.left_out:
+            run.job.say(f"{writer.left_out} predictions left out: {writer.form} holds choices only")
+    elif settings.table:
+        writer.write("".join(f"{line}\n" for line in table(figures)).encode())
+    else:
+        run.write(figures)
