@@ -26,7 +26,7 @@ def tokenizer(*special: str, **named: str) -> Any:
     """The embedded tokenizer with more special tokens; `named` ones become attributes."""
     from transformers import AutoTokenizer
 
-    made = AutoTokenizer.from_pretrained(TOY, extra_special_tokens=named) if named else AutoTokenizer.from_pretrained(TOY)
+    made = AutoTokenizer.from_pretrained(TOY, **({"extra_special_tokens": named} if named else {}))
     made.add_special_tokens({"additional_special_tokens": [*special, *named.values()]})
     return made
 
@@ -192,7 +192,7 @@ def _qwen(name: str, kind: str, tokens: Any, vision: dict[str, Any], **more: Any
     videos = t.Qwen3VLVideoProcessor(**sizes) if kind == "Qwen3VL" else t.Qwen2VLVideoProcessor(**sizes)
     pixels = t.Qwen2VLImageProcessor(**sizes, **limits)
     processor = getattr(t, f"{kind}Processor")(pixels, tokens, videos)
-    return getattr(t, f"{name}ForConditionalGeneration")(config), processor, "<|vision_start|><|image_pad|><|vision_end|>"
+    return getattr(t, f"{name}ForConditionalGeneration")(config), processor, f"{SEEN[0]}{SEEN[2]}{SEEN[1]}"
 
 
 def _qwen2_vl(tokens: Any) -> Any:
@@ -271,7 +271,7 @@ def _instructblip(tokens: Any) -> Any:
 
     tokens = tokens or tokenizer()
     language = {"model_type": "llama", **text(tokens)}
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "aeionrst")]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "aeions")]
     asks = t.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
     model = t.InstructBlipForConditionalGeneration(_blip("InstructBlip", "instructblip_qformer", language, tokens))
     return model, t.InstructBlipProcessor(t.BlipImageProcessor(**SQUARE), tokens, asks, num_query_tokens=4), ""

@@ -94,7 +94,8 @@ class VlmAnswerer:
         unique = {id(ask.image): ask.image for ask in asks}
         prompts = [self._chat(ask.prompt, None, True) for ask in asks]
         with torch.inference_mode():
-            features = dict(zip(unique, vlm.features(vlm.pixels(list(unique.values()))), strict=True))  # type: ignore[arg-type]
+            pixels = vlm.pixels(list(unique.values()))  # type: ignore[arg-type]
+            features = dict(zip(unique, vlm.features(pixels), strict=True))
             inputs = vlm.processor(text=prompts, **self._options(prompts[0])).to(vlm.device)
             embeds = vlm.embed(inputs["input_ids"], [features[id(ask.image)] for ask in asks])
         return greedy(
@@ -176,7 +177,8 @@ class VlmAnswerer:
         scores: list[tuple[float, int]] = []
         for start in range(0, len(flat), len(asks)):
             part = flat[start : start + len(asks)]
-            inputs = self._extended(self._inputs([ask for ask, _, _ in part]), [cut for _, cut, _ in part], [[]] * len(part))
+            cuts = [cut for _, cut, _ in part]
+            inputs = self._extended(self._inputs([ask for ask, _, _ in part]), cuts, [[]] * len(part))
             steps = self._forced(inputs, [rest for _, _, rest in part])
             for i, (_, _, rest) in enumerate(part):
                 own = [steps[t][i].float().log_softmax(-1)[token].item() for t, token in enumerate(rest)]
@@ -236,8 +238,8 @@ class VlmAnswerer:
             made = vlm.processor(text=prompts, images=[[ask.image] for ask in asks], **self._options(prompts[0]))
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
             raise FgvrError(
-                f"model {self.about['name']}: its processor cannot take image and prompt ({loading.first_line(error)}); processor "
-                "and model do not belong together"
+                f"model {self.about['name']}: its processor cannot join image and prompt "
+                f"({loading.first_line(error)}); processor and model do not belong together"
             ) from error
         made.pop("labels", None)  # PaliGemma's
         self._counts = (made["input_ids"] == vlm.image_token_id).sum(1).tolist()
@@ -333,7 +335,7 @@ def _sizes(features: Tensor | Sequence[Tensor], tokens: Sequence[int]) -> list[i
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
     """Length of the longest common start."""
-    return next((i for i, tokens in enumerate(zip(*rows)) if len(set(tokens)) > 1), min(map(len, rows)))
+    return next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 def _selected(cache: Cache, rows: Tensor) -> Cache:
