@@ -60,6 +60,7 @@ def build(kind: str, folder: Path, tokens: Any = None, template: str | None = No
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.save_pretrained(folder)
+    processor.tokenizer.chat_template = None
     processor.chat_template = (template or TURNS.replace("MARK", repr(mark))) if templated and mark else None
     processor.save_pretrained(folder)
     return folder

@@ -122,7 +122,8 @@ class VlmAnswerer:
         cut, rests = self.rests(ask.prompt, letters)
         lead = _common(rests)
         ids = [rest[lead] for rest in rests if len(rest) > lead]
-        return (cut, rests[0][:lead], ids) if len(set(ids)) == len(rests) else None
+        alike = len({tuple(rest[lead + 1 :]) for rest in rests}) == 1  # else a token may only begin its letter
+        return (cut, rests[0][:lead], ids) if alike and len(set(ids)) == len(rests) else None
 
     def likelihood(self, asks: Sequence[Ask], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
         found = [self.rests(ask.prompt, tuple(own)) for ask, own in zip(asks, replies, strict=True)]
