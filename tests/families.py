@@ -267,6 +267,19 @@ def _blip_2(tokens: Any) -> Any:
     return model, t.Blip2Processor(t.BlipImageProcessor(**SQUARE), tokens, num_query_tokens=4), ""
 
 
+def _blip_2_t5(tokens: Any) -> Any:
+    import transformers as t
+
+    tokens = tokens or tokenizer()
+    language = {
+        "model_type": "t5", "vocab_size": len(tokens), "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2,
+        "num_heads": 4, "pad_token_id": tokens.pad_token_id, "eos_token_id": tokens.eos_token_id,
+        "decoder_start_token_id": tokens.pad_token_id,
+    }  # fmt: skip
+    model = t.Blip2ForConditionalGeneration(_blip("Blip2", "blip_2_qformer", language, tokens))
+    return model, t.Blip2Processor(t.BlipImageProcessor(**SQUARE), tokens, num_query_tokens=4), ""
+
+
 def _instructblip(tokens: Any) -> Any:
     import transformers as t
 

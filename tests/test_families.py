@@ -141,7 +141,7 @@ def test_without_a_chat_template(kind: str, tmp_path: Path) -> None:
     assert chat == {
         "idefics2": "User:<image>Which?<end_of_utterance>\nAssistant: Kite<end_of_utterance>\n",
         "llava": "USER: <image>\nWhich? ASSISTANT: Kite</s>",
-        "paligemma": "<image>Which?\nKite<eos>",
+        "paligemma": "<image>Which?\nKite</s>",
     }[kind]
     questions = asks()
     assert answerer.reply(questions, 3) == [answerer.reply([ask], 3)[0] for ask in questions]
@@ -170,6 +170,21 @@ def test_a_family_that_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(FgvrError, match=r"has no chat template and is of no known family \(llava\)"):
         open_answerer(folder, device="cpu")
+
+
+def test_an_encoder_decoder(tmp_path: Path) -> None:
+    """BLIP-2 on FLAN-T5: the reply is the decoder's, likelihoods are those of a plain pass with it as labels."""
+    answerer: Any = open_answerer(str(families.build("blip_2_t5", tmp_path)), device="cpu")
+    questions = asks()
+    assert answerer.reply(questions, 3) == [answerer.reply([ask], 3)[0] for ask in questions]
+    found = answerer.likelihood(questions, OPTIONS)
+    for ask, own, row in zip(questions, OPTIONS, found, strict=True):
+        for text, (total, count) in zip(own, row, strict=True):
+            ids = torch.tensor([answerer.vlm.tokenizer(text).input_ids])
+            with torch.no_grad():
+                logits = answerer.model(**answerer._inputs([ask]), labels=ids).logits[0]
+            assert count == ids.shape[1]
+            assert abs(total - logits.log_softmax(-1)[range(count), ids[0]].sum().item()) < 1e-3
 
 
 def test_models_of_other_kinds(tmp_path: Path) -> None:
@@ -207,7 +222,7 @@ def template(shared: Path, name: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "tokens", "written", "end"),
     [
-        ("llava", (real_llava, "llava-1.5-7b-hf"), "USER: <image>\nWhich? ASSISTANT:", ["▁Kite", "▁"]),
+        ("llava", (real_llava, "llava-1.5-7b-hf"), "USER: <image>\nWhich? ASSISTANT:", ["▁K", "ite", "▁"]),
         ("qwen2_vl", (real_qwen, "qwen2-vl-7b-instruct"),
          "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|>"
          "<|vision_end|>Which?<|im_end|>\n<|im_start|>assistant\n", ["K", "ite", "<|im_end|>", "Ċ"]),

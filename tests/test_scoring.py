@@ -273,11 +273,11 @@ def test_batch_size_does_not_change_the_file(here: Path, toy_vlm: Path, scoring:
         (["--scoring", "label", "-"], UsageError, "--scoring label needs the categories beforehand"),
     ],
 )
-def test_wrong_usage(here: Path, words: list[str], error: type[Exception], what: str) -> None:
+def test_wrong_usage(here: Path, toy_vlm: Path, words: list[str], error: type[Exception], what: str) -> None:
     from fgvr.cli import eval
 
     source = [] if "-" in words else ["in.jsonl"]
-    result = CliRunner().invoke(eval.command, ["--image-root", ".", "--model", "examples/toy/vlm", *words, *source])
+    result = CliRunner().invoke(eval.command, ["--image-root", ".", "--model", str(toy_vlm), *words, *source])
     assert isinstance(result.exception, error) and what in str(result.exception)
 
 

@@ -222,7 +222,9 @@ class VlmAnswerer:
         if not mark:
             asked = asked.replace("{image}\n", "")
         text = asked.format(image=mark, question=question)
-        return text if reply is None else text + self.family.closing + replied.format(reply=reply)
+        if reply is None:
+            return text
+        return text + self.family.closing + replied.format(reply=reply, end=self.vlm.tokenizer.eos_token)
 
     def _options(self, prompt: str) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompt)}

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A conversation without chat template: the question, then the reply. {image} is the processor's image mark.
+# A conversation without chat template: the question, then the reply. {image} is the processor's image mark, {end} the
+# tokenizer's end of a text.
 Format = tuple[str, str]
-VICUNA = ("USER: {image}\n{question} ASSISTANT:", " {reply}</s>")
-MISTRAL = ("[INST] {image}\n{question} [/INST]", " {reply}</s>")
+VICUNA = ("USER: {image}\n{question} ASSISTANT:", " {reply}{end}")
+MISTRAL = ("[INST] {image}\n{question} [/INST]", " {reply}{end}")
 CHATML = ("<|im_start|>user\n{image}\n{question}<|im_end|>\n<|im_start|>assistant\n", "{reply}<|im_end|>\n")
 QWEN = (CHATML[0].replace("{image}\n", "<|vision_start|>{image}<|vision_end|>"), CHATML[1])
 IDEFICS = ("User:{image}{question}<end_of_utterance>\nAssistant:", " {reply}<end_of_utterance>\n")
@@ -50,12 +51,12 @@ FAMILIES = {
     "qwen2_vl": Family("Qwen2-VL", QWEN),
     "qwen2_5_vl": Family("Qwen2.5-VL", QWEN),
     "qwen3_vl": Family("Qwen3-VL", QWEN),
-    "paligemma": Family("PaliGemma", ("{image}{question}", "{reply}<eos>"), closing="\n", first_position=1),
+    "paligemma": Family("PaliGemma", ("{image}{question}", "{reply}{end}"), closing="\n", first_position=1),
     "internvl": Family("InternVL"),
     "blip-2": Family(
-        "BLIP-2", ("Question: {question} Answer:", " {reply}</s>"), language_model="language_model", marked=False
+        "BLIP-2", ("Question: {question} Answer:", " {reply}{end}"), language_model="language_model", marked=False
     ),
     "instructblip": Family(
-        "InstructBLIP", ("{question}", " {reply}</s>"), language_model="language_model", marked=False
+        "InstructBLIP", ("{question}", " {reply}{end}"), language_model="language_model", marked=False
     ),
 }
