@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
@@ -50,7 +52,7 @@ def command(
     scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
     names: list[str] = []
     if scoring == "label":
-        if categories is None and job.source == "-":
+        if categories is None and not os.path.isfile(job.source or ""):  # a pipe can be read once only
             raise UsageError("--scoring label needs the categories beforehand; give --categories FILE or an input FILE")
         if categories is not None:
             names = names_of(job.load(categories, required=("category",)))

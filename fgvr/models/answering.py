@@ -206,7 +206,7 @@ class VlmAnswerer:
             max_new_tokens=steps,
             do_sample=False,
             num_beams=1,
-            use_cache=True,
+            cache_implementation="dynamic",
             return_dict_in_generate=True,
             output_logits=True,
             **options,
