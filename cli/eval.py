@@ -45,10 +45,10 @@ def command(
       fgvr eval --model clip:examples/toy/clip --scoring label --image-root images questions.jsonl | fgvr score
     """
     from fgvr import prompts, stream
-    from fgvr.models import open_answerer, split_spec
+    from fgvr.models import open_answerer
     from fgvr.stages.evaluate import evaluate, names_of
 
-    scheme = split_spec(model, {"hf": "", "openai": "", "clip": ""}, "hf")[0]
+    scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
     scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
     names: list[str] = []
     if scoring == "label":
