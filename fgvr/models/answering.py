@@ -61,7 +61,8 @@ class VlmAnswerer:
                     f"model {vlm.about['name']}: has no chat template and is of no known family ({kind}); copy its "
                     "chat_template file there"
                 )
-        vlm.tokenizer.padding_side = "left"
+        # before a reply that follows on the prompt; else behind, where an encoder's relative positions do not see it
+        vlm.tokenizer.padding_side = "right" if _encodes(self.model) else "left"
         if vlm.tokenizer.pad_token_id is None:
             vlm.tokenizer.pad_token = vlm.tokenizer.eos_token
         self._counts: list[int] = []

@@ -58,18 +58,7 @@ def evaluate(
         cyclic: ask a multiple-choice question once in each rotation of its options (`in_all_orders`).
         categories: the names of "label".
     """
-    scorer = _Scorer(model, normalise, categories)
-
-    def by_score(record: Record) -> bool:
-        return scoring == "label" or (scoring != "generate" and record["kind"] in ("mcq", "yesno"))
-
-    def answered(pairs: Sequence[tuple[Record, Ask]]) -> Iterator[Record]:
-        scored = [pair for pair in pairs if by_score(pair[0])]
-        asked = [ask for record, ask in pairs if not by_score(record)]
-        found = iter(getattr(scorer, scoring)(scored) if scored else [])
-        replies = iter(model.reply(asked, max_new_tokens) if asked else [])
-        for record, _ in pairs:
-            yield next(found) if by_score(record) else judge(record, next(replies), parser)
+    asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories)
 
     def work(records: list[Record]) -> list[Item]:
         opened: dict[str, Image] = {}  # questions on one image share it: a model may encode it once a call
@@ -89,7 +78,7 @@ def evaluate(
             except RecordError as error:
                 faults[number] = bad(record, error)
         pairs = list(zip([view for turned in views for view in turned], asks, strict=True))
-        results = iter([r for start in range(0, len(pairs), batch) for r in answered(pairs[start : start + batch])])
+        results = iter([r for start in range(0, len(pairs), batch) for r in asker(pairs[start : start + batch])])
         good = iter(views)
         return [
             faults[number] if number in faults else in_all_orders(record, [next(results) for _ in next(good)])
@@ -99,13 +88,33 @@ def evaluate(
     return ordered(items, batch, work)
 
 
-class _Scorer:
-    """Questions by likelihood; one method for each way of scoring, (record, question) pairs in, predictions out."""
+class _Asker:
+    """(record, question) pairs in, predictions out; one method for each way of scoring."""
 
-    def __init__(self, model: Answerer, normalise: str, categories: Sequence[str]) -> None:
+    def __init__(
+        self,
+        model: Answerer,
+        scoring: str,
+        parser: str,
+        max_new_tokens: int,
+        normalise: str,
+        categories: Sequence[str],
+    ) -> None:
         self.model: Any = model
+        self.scoring, self.parser, self.max_new_tokens = scoring, parser, max_new_tokens
         self.normalise, self.categories = normalise, list(categories)
         self._priors: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+
+    def __call__(self, pairs: Sequence[tuple[Record, Ask]]) -> Iterator[Record]:
+        scored = [pair for pair in pairs if self._by_score(pair[0])]
+        asked = [ask for record, ask in pairs if not self._by_score(record)]
+        found = iter(getattr(self, self.scoring)(scored) if scored else [])
+        replies = iter(self.model.reply(asked, self.max_new_tokens) if asked else [])
+        for record, _ in pairs:
+            yield next(found) if self._by_score(record) else judge(record, next(replies), self.parser)
+
+    def _by_score(self, record: Record) -> bool:
+        return self.scoring == "label" or (self.scoring != "generate" and record["kind"] in ("mcq", "yesno"))
 
     def letter(self, pairs: Sequence[tuple[Record, Ask]]) -> list[Record]:
         self._can("letters", "generate")
