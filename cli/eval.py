@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
@@ -61,8 +62,8 @@ def command(
             names = names_of((r for r in read if r.get("kind") in ("open", "mcq")), ("answer", "category"))
     elif categories is not None:
         raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
-    more = {"openai": {"server": server}, "clip": {"template": settings.template}}.get(scheme, {})
-    answerer = open_answerer(model, device=device, adapter=adapter, **more)
+    more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
+    answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     with job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run:
         items = run.read(required=("image", "kind", "question"))
         plain = settings.parser, settings.batch_size, settings.max_new_tokens, scoring, settings.normalise

@@ -12,11 +12,12 @@ What has no options is replied to in the first three.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fgvr import answers, metrics, prompts
 from fgvr.errors import FgvrError, RecordError
@@ -25,9 +26,6 @@ from fgvr.models.base import Answerer, Ask
 from fgvr.records import Record, check
 from fgvr.stages.questions import final_prompt
 from fgvr.stream import Item, bad, ordered
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 BEST = 5
 GREY = 336  # pixels of the image that shows nothing
@@ -61,7 +59,7 @@ def evaluate(
     asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories)
 
     def work(records: list[Record]) -> list[Item]:
-        opened: dict[str, Image] = {}  # questions on one image share it: a model may encode it once a call
+        opened = functools.cache(functools.partial(open_image, root))  # a model may encode a shared image once a call
         views: list[list[Record]] = []
         asks: list[Ask] = []
         faults: dict[int, Item] = {}
@@ -70,10 +68,8 @@ def evaluate(
                 _check(record)
                 turned = rotations(record) if cyclic and scoring != "label" else [record]
                 texts = [_open(record) if scoring == "label" else final_prompt(view) for view in turned]
-                path = record["image"]
-                if path not in opened:
-                    opened[path] = open_image(root, path)
-                asks += [Ask(text, opened[path]) for text in texts]
+                image = opened(record["image"])
+                asks += [Ask(text, image) for text in texts]
                 views.append(turned)
             except RecordError as error:
                 faults[number] = bad(record, error)
