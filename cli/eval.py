@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import click
 
-from fgvr.cli.options import adapter, device, image_root, model, settings, stage_io
+from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
+from fgvr.errors import UsageError
 from fgvr.job import Job
-from fgvr.settings import Eval
+from fgvr.settings import Eval, Server
 
 
 @click.command("eval")
@@ -14,28 +18,53 @@ from fgvr.settings import Eval
 @model
 @adapter
 @image_root
+@click.option("--categories", type=InputFile(), metavar="FILE", help="Records whose `category` --scoring label ranks.")
 @device
 @settings(Eval)
-def command(job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Eval) -> None:
+@settings(Server, "server")
+def command(
+    job: Job, model: str, adapter: str | None, image_root: str, categories: str | None, device: str, settings: Eval,
+    server: Server,
+) -> None:  # fmt: skip
     """Answer questions with a model.
 
-    Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the reply; `prediction`,
-    the option or name read out of it, null when it names none; and `correct`, null where the question has no
-    `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and articles.
-    With --choose letter or text no choice is generated: the option whose letter or text has the highest mean
-    log-probability as the reply is taken, and `scores` holds one figure an option. Writes in input order. Streams.
+    SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY) or
+    clip:NAME (open_clip). Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the
+    reply; `prediction`, the option or name read out of it, null when it names none; and `correct`, null where the
+    question has no `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and
+    articles.
+
+    With --scoring letter or option no choice is generated: the likeliest is taken and `scores` holds one figure an
+    option. --scoring label ranks all categories, those of --categories or of the input file: `top` holds the best
+    five, `correct_top5` whether the answer is among them. --permutations cyclic adds `orders`, the prediction in each
+    order, and `correct_in_all`. Writes in input order. Streams.
 
     \b
     Examples:
       fgvr eval --model examples/toy/vlm --image-root images < questions.jsonl > predictions.jsonl
       fgvr eval --model examples/toy/vlm --adapter runs/toy/tune --image-root images questions.jsonl | fgvr score
+      fgvr eval --model clip:examples/toy/clip --scoring label --image-root images questions.jsonl | fgvr score
     """
-    from fgvr import prompts
+    from fgvr import prompts, stream
     from fgvr.models import open_answerer
-    from fgvr.stages.evaluate import evaluate
+    from fgvr.stages.evaluate import evaluate, names_of
 
-    answerer = open_answerer(model, device=device, adapter=adapter)
+    scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
+    scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
+    names: list[str] = []
+    if scoring == "label":
+        if categories is None and not os.path.isfile(job.source or ""):  # a pipe can be read once only
+            raise UsageError("--scoring label needs the categories beforehand; give --categories FILE or an input FILE")
+        if categories is not None:
+            names = names_of(job.load(categories, required=("category",)))
+        else:
+            read = (item for item in stream.read(job.source or "") if isinstance(item, dict))
+            names = names_of((r for r in read if r.get("kind") in ("open", "mcq")), ("answer", "category"))
+    elif categories is not None:
+        raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
+    more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
+    answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     with job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run:
         items = run.read(required=("image", "kind", "question"))
-        parts = settings.parser, settings.batch_size, settings.max_new_tokens, settings.choose
-        run.write(evaluate(items, answerer, image_root, *parts))
+        plain = settings.parser, settings.batch_size, settings.max_new_tokens, scoring, settings.normalise
+        run.write(evaluate(items, answerer, image_root, *plain, settings.permutations == "cyclic", names))

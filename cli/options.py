@@ -183,8 +183,8 @@ def _portable_spec(spec: str | None) -> str | None:
     return f"{scheme}{colon}{os.path.basename(os.path.realpath(name))}" if os.path.isdir(name) else spec
 
 
-def settings(cls: type) -> Callable[[Function], Function]:
-    """One option for each field of a settings dataclass; the command gets the checked instance as `settings`."""
+def settings(cls: type, name: str = "settings") -> Callable[[Function], Function]:
+    """One option for each field of a settings dataclass; the command gets the checked instance as `name`."""
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
 
@@ -196,7 +196,7 @@ def settings(cls: type) -> Callable[[Function], Function]:
                 made = cls(**values)
             except ValueError as error:
                 raise UsageError(f"{error}; see --help") from error
-            return fn(settings=made, **given)
+            return fn(**{name: made}, **given)
 
         command: Function = checked
         for field in reversed(fields):

@@ -201,15 +201,47 @@ class Tune(Training):
 
 @dataclass(frozen=True)
 class Eval(Generate):
-    """Replies to questions."""
+    """Answers to questions."""
 
     max_new_tokens: int = option(32, "Longest reply, in tokens.")
-    choose: str = option(
-        "reply",
-        "A multiple-choice question: read its reply, or take the option whose letter or text is likeliest.",
-        choices=("reply", "letter", "text"),
+    scoring: str | None = option(
+        None,
+        "Read a reply, or take the likeliest letter, option text or category name. [default: generate; CLIP: option]",
+        choices=("generate", "letter", "option", "label"),
+    )
+    normalise: str = option(
+        "mean",
+        "What counts of a text's log-likelihood: sum or mean over its tokens, or the sum less that for a grey image.",
+        choices=("sum", "mean", "prior"),
+    )
+    permutations: str = option(
+        "none", "Ask a multiple-choice question once, or in each rotation of its options.", choices=("none", "cyclic")
     )
     parser: str = option("strict", "How an option is read out of a reply.", choices=("strict", "foci-prefix"))
+    template: str = option("a photo of a {}", "CLIP's text for a name; several, joined by |, are averaged.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all("{}" in part for part in self.template.split("|")):
+            raise ValueError(f"--template must hold {{}}, the place of the name, got {self.template!r}")
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server; none of this decides an answer."""
+
+    base_url: str | None = option(
+        None, "Address of an OpenAI-compatible server, up to /v1. [default: OPENAI_BASE_URL, else OpenAI's]", how=True
+    )
+    concurrency: int = option(8, "Requests to a server at once.", how=True)
+    timeout_s: float = option(120.0, "Seconds to wait for a server's answer.", how=True)
+    retries: int = option(5, "Further attempts at a request that fails for now, each after a longer pause.", how=True)
+
+    def __post_init__(self) -> None:
+        _between("concurrency", self.concurrency, 1)
+        _between("retries", self.retries, 0)
+        if not self.timeout_s > 0:
+            raise ValueError(f"--timeout-s must be positive, got {self.timeout_s}")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def test_of_unseen_names_it_picks_by_chance(toy_vlm: Path, birds: list) -> None:
     for image, species in zip(birds, SPECIES * 2, strict=True):
         options = rng.sample([species.name, *rng.sample([n for n in names if n != species.name], 3)], 4)
         ask = Ask(prompts.multiple_choice("What species of bird is this?", options), image)
-        scores = answerer.likelihood([ask] * 4, options)  # type: ignore[attr-defined]
+        (found,) = answerer.likelihood([ask], [options])  # type: ignore[attr-defined]
+        scores = [total / count for total, count in found]
         right += options[scores.index(max(scores))] == species.name
     assert 0.05 <= right / len(birds) <= 0.5  # 15 of 60 by chance
 

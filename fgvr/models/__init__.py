@@ -13,7 +13,11 @@ from typing import Any
 from fgvr.errors import FgvrError, UsageError
 from fgvr.models.base import Answerer, Encoder
 
-ANSWERERS = {"hf": "fgvr.models.hf:open_answerer"}
+ANSWERERS = {
+    "hf": "fgvr.models.hf:open_answerer",
+    "openai": "fgvr.models.openai:open_answerer",
+    "clip": "fgvr.models.clip:open_answerer",
+}
 ENCODERS = {"clip": "fgvr.models.clip:open_encoder"}
 
 
@@ -33,6 +37,8 @@ def split_spec(spec: str, table: dict[str, str], folder_scheme: str) -> tuple[st
         raise UsageError(f"model {spec!r}: unknown scheme {scheme!r}; name a folder, or one of {known}")
     if os.path.isdir(name):
         return scheme, name, None
+    if scheme == "openai":
+        return scheme, name, None  # the name is the server's affair
     name, _, revision = name.partition("@")
     return scheme, name, revision or None
 

@@ -35,6 +35,28 @@ class Answerer(Protocol):
         ...
 
 
+class Scorer(Protocol):
+    """What an Answerer may also offer: log-probabilities (natural) of replies that it is given.
+
+    They do not depend on which questions share a call, but for floating point.
+    """
+
+    def letters(self, asks: Sequence[Ask], letters: Sequence[Sequence[str]]) -> Sequence[Sequence[float | None]]:
+        """For each question the log-probability of each letter as the next thing said; None: below what can be seen.
+
+        One forward pass a call.
+        """
+        ...
+
+    def likelihood(self, asks: Sequence[Ask], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        """For each question and each of its replies: the sum of its tokens' log-probabilities, and their number.
+
+        The end of the reply counts as the model's chat template writes it, so that "kite" gains nothing by being the
+        start of "kite fish".
+        """
+        ...
+
+
 class Encoder(Protocol):
     """Images and texts into one space."""
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from fgvr import provenance
 from fgvr.errors import FgvrError, UsageError
 from fgvr.models import loading
+from fgvr.models.base import Answerer, Ask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,6 +52,15 @@ def open_encoder(name: str, revision: str | None = None, device: str = "auto") -
     return ClipEncoder(model.eval(), preprocess, tokenizer, about)
 
 
+def open_answerer(
+    name: str, revision: str | None = None, device: str = "auto", adapter: str | None = None, template: str = "{}"
+) -> Answerer:
+    """Open a model as `open_encoder` does, for zero-shot choice. Raises UsageError for an adapter."""
+    if adapter is not None:
+        raise UsageError(f"model clip:{name}: --adapter is for vision-language models; leave it out")
+    return ClipAnswerer(open_encoder(name, revision, device), template.split("|"))
+
+
 def _resolve(name: str) -> tuple[str, str | None]:
     """open_clip's own (model name, pretrained tag)."""
     if os.path.isdir(name):
@@ -85,3 +95,40 @@ class ClipEncoder:
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.model.encode_text(self.tokenizer(list(texts)).to(self.device)).float(), dim=-1).cpu()
+
+
+class ClipAnswerer:
+    """Zero-shot choice: names compete by the similarity of their texts to the image; the question plays no part.
+
+    A name's text is the mean of its embeddings in all templates (Radford et al., arXiv:2103.00020, section 3.1.4).
+    """
+
+    def __init__(self, encoder: ClipEncoder, templates: Sequence[str]) -> None:
+        self.encoder, self.templates = encoder, [template.strip() for template in templates]
+        self.about = encoder.about
+        self._known: dict[str, Tensor] = {}
+
+    def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        raise FgvrError(f"model {self.about['name']}: CLIP writes no replies; use --scoring option or label on choices")
+
+    def likelihood(self, asks: Sequence[Ask], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        """Each name's logit: cosine times the model's own scale. (Its softmax over names is their probability.)"""
+        unique = {id(ask.image): ask.image for ask in asks if ask.image is not None}
+        if any(ask.image is None for ask in asks):
+            raise FgvrError(f"model {self.about['name']}: CLIP compares images; every question needs one")
+        seen = dict(zip(unique, self.encoder.images(list(unique.values())), strict=True))
+        scale = self.encoder.model.logit_scale.exp().item()
+        return [
+            [(value, 1) for value in (scale * (self._named(names) @ seen[id(ask.image)])).tolist()]
+            for ask, names in zip(asks, replies, strict=True)
+        ]
+
+    def _named(self, names: Sequence[str]) -> Tensor:
+        """(C, D) rows of length 1; each name is encoded once."""
+        new = [name for name in dict.fromkeys(names) if name not in self._known]
+        for start in range(0, len(new), 256):
+            part = new[start : start + 256]
+            rows = self.encoder.texts([template.replace("{}", name) for name in part for template in self.templates])
+            means = rows.view(len(part), len(self.templates), -1).mean(1)
+            self._known.update(zip(part, F.normalize(means, dim=-1), strict=True))
+        return torch.stack([self._known[name] for name in names])

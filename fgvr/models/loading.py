@@ -68,6 +68,8 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
     try:
         return auto.from_pretrained(name, revision=revision, **options)
+    except ImportError as error:
+        raise FgvrError(f"model {name}: {first_line(error)}; install what it asks for") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
 

@@ -86,17 +86,25 @@ class Vlm:
 
     @classmethod
     def load(
-        cls, name: str, revision: str | None, device: str, adapter: str | None = None, trainable: bool = False
+        cls,
+        name: str,
+        revision: str | None,
+        device: str,
+        adapter: str | None = None,
+        trainable: bool = False,
+        templated: bool = True,
     ) -> Vlm:
+        """templated: insist on a chat template."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         loading.quiet()
         processor = loading.from_pretrained(AutoProcessor, name, revision)
-        if getattr(processor, "tokenizer", None) is None or getattr(processor, "chat_template", None) is None:
+        lacks = templated and getattr(processor, "chat_template", None) is None
+        if getattr(processor, "tokenizer", None) is None or lacks:
             raise FgvrError(
                 f"model {name}: has no processor with a chat template; copy processor and chat_template files there"
             )
-        if getattr(processor.image_processor, "do_image_splitting", False):
+        if type(processor).__name__.startswith("Idefics2"):
             processor.image_processor.do_image_splitting = False  # off in Finedefics' training and evaluation
         model = loading.load_model(AutoModelForImageTextToText, name, revision, loading.pick_device(device))
         about = loading.about(name, revision, model)

@@ -1,10 +1,23 @@
-"""question -> prediction: what a model replies, and what the reply says."""
+"""question -> prediction: what a model replies or finds likeliest, and whether it is right.
+
+Four ways (`scoring`), each of which gives the same fields:
+
+generate  the model replies, greedily, and an option or a name is read out of the reply.
+letter    the option whose letter (a yes-or-no question: whose word) is likeliest as the next thing said.
+option    the option whose whole text is the likeliest reply; `normalise` says how texts of other lengths compare.
+label     the same over all category names, whatever options there are: top-1 and top-5.
+
+What has no options is replied to in the first three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fgvr import answers, metrics, prompts
 from fgvr.errors import FgvrError, RecordError
@@ -14,8 +27,9 @@ from fgvr.records import Record, check
 from fgvr.stages.questions import final_prompt
 from fgvr.stream import Item, bad, ordered
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+BEST = 5
+GREY = 336  # pixels of the image that shows nothing
+Scores = list[float | None]
 
 
 def evaluate(
@@ -25,71 +39,206 @@ def evaluate(
     parser: str,
     batch: int,
     max_new_tokens: int,
-    choose: str = "reply",
+    scoring: str = "generate",
+    normalise: str = "mean",
+    cyclic: bool = False,
+    categories: Sequence[str] = (),
 ) -> Iterator[Item]:
-    """Add `raw`, `prediction` and `correct` (see `judge`).
+    """Add `raw` (null when nothing was generated), `prediction`, `correct` and `scores` (see the module and `judge`).
 
     Args:
         items: question records; `answer` where it is known.
         parser: how an option is read out of a reply, a key of fgvr.answers.STRATEGIES.
         batch: questions a call.
         max_new_tokens: longest reply.
-        choose: "reply", or "letter" or "text": the option whose letter or text is the likeliest reply is taken.
+        normalise: a text's score is the "sum" or the "mean" of its tokens' log-probabilities, or the sum less that of
+            the same reply to the same question on a plain grey image ("prior").
+        cyclic: ask a multiple-choice question once in each rotation of its options (`in_all_orders`).
+        categories: the names of "label".
     """
+    asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories)
 
     def work(records: list[Record]) -> list[Item]:
-        opened: dict[str, Image] = {}  # questions on one image share it: a model encodes it once a call
-        asks: list[Ask | Item] = []
-        for record in records:
+        opened = functools.cache(functools.partial(open_image, root))  # a model may encode a shared image once a call
+        views: list[list[Record]] = []
+        asks: list[Ask] = []
+        faults: dict[int, Item] = {}
+        for number, record in enumerate(records):
             try:
                 _check(record)
-                prompt, path = final_prompt(record), record["image"]
-                if path not in opened:
-                    opened[path] = open_image(root, path)
-                asks.append(Ask(prompt, opened[path]))
+                turned = rotations(record) if cyclic and scoring != "label" else [record]
+                texts = [_open(record) if scoring == "label" else final_prompt(view) for view in turned]
+                image = opened(record["image"])
+                asks += [Ask(text, image) for text in texts]
+                views.append(turned)
             except RecordError as error:
-                asks.append(bad(record, error))
-        pairs = [(record, ask) for record, ask in zip(records, asks, strict=True) if isinstance(ask, Ask)]
-        scored = [pair for pair in pairs if choose != "reply" and pair[0]["kind"] == "mcq"]
-        asked = [ask for record, ask in pairs if choose == "reply" or record["kind"] != "mcq"]
-        replies = iter(model.reply(asked, max_new_tokens) if asked else [])
-        scores = _scores(model, scored, choose, batch)
-
-        def result(record: Record) -> Item:
-            if choose != "reply" and record["kind"] == "mcq":
-                return choice(record, next(scores))
-            return judge(record, next(replies), parser)
-
-        return [result(r) if isinstance(ask, Ask) else ask for r, ask in zip(records, asks, strict=True)]
+                faults[number] = bad(record, error)
+        pairs = list(zip([view for turned in views for view in turned], asks, strict=True))
+        results = iter([r for start in range(0, len(pairs), batch) for r in asker(pairs[start : start + batch])])
+        good = iter(views)
+        return [
+            faults[number] if number in faults else in_all_orders(record, [next(results) for _ in next(good)])
+            for number, record in enumerate(records)
+        ]
 
     return ordered(items, batch, work)
 
 
-def _scores(model: Answerer, pairs: list[tuple[Record, Ask]], choose: str, batch: int) -> Iterator[list[float]]:
-    """For each question the mean log-probability of each of its options as the reply."""
-    likelihood = getattr(model, "likelihood", None)
-    if pairs and likelihood is None:
-        raise FgvrError("this model gives no likelihoods; use --choose reply")
-    flat = [
-        (ask, chr(ord("A") + i) if choose == "letter" else option)
-        for record, ask in pairs
-        for i, option in enumerate(record["options"])
+class _Asker:
+    """(record, question) pairs in, predictions out; one method for each way of scoring."""
+
+    def __init__(
+        self,
+        model: Answerer,
+        scoring: str,
+        parser: str,
+        max_new_tokens: int,
+        normalise: str,
+        categories: Sequence[str],
+    ) -> None:
+        self.model: Any = model
+        self.scoring, self.parser, self.max_new_tokens = scoring, parser, max_new_tokens
+        self.normalise, self.categories = normalise, list(categories)
+        self._priors: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+
+    def __call__(self, pairs: Sequence[tuple[Record, Ask]]) -> Iterator[Record]:
+        scored = [pair for pair in pairs if self._by_score(pair[0])]
+        asked = [ask for record, ask in pairs if not self._by_score(record)]
+        found = iter(getattr(self, self.scoring)(scored) if scored else [])
+        replies = iter(self.model.reply(asked, self.max_new_tokens) if asked else [])
+        for record, _ in pairs:
+            yield next(found) if self._by_score(record) else judge(record, next(replies), self.parser)
+
+    def _by_score(self, record: Record) -> bool:
+        return self.scoring == "label" or (self.scoring != "generate" and record["kind"] in ("mcq", "yesno"))
+
+    def letter(self, pairs: Sequence[tuple[Record, Ask]]) -> list[Record]:
+        self._can("letters", "generate")
+        words = [
+            [chr(ord("A") + i) for i in range(len(r["options"]))] if r["kind"] == "mcq" else r["options"]
+            for r, _ in pairs
+        ]
+        found = self.model.letters([ask for _, ask in pairs], words)
+        return [choice(record, scores) for (record, _), scores in zip(pairs, found, strict=True)]
+
+    def option(self, pairs: Sequence[tuple[Record, Ask]]) -> list[Record]:
+        found = self._texts([ask for _, ask in pairs], [record["options"] for record, _ in pairs])
+        return [choice(record, scores) for (record, _), scores in zip(pairs, found, strict=True)]
+
+    def label(self, pairs: Sequence[tuple[Record, Ask]]) -> list[Record]:
+        found = self._texts([ask for _, ask in pairs], [self.categories] * len(pairs))
+        return [ranked(record, self.categories, scores) for (record, _), scores in zip(pairs, found, strict=True)]
+
+    def _texts(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        self._can("likelihood", "generate or letter")
+        found = self.model.likelihood(asks, texts)
+        if self.normalise == "mean":
+            return [[total / count for total, count in row] for row in found]
+        sums = [[total for total, _ in row] for row in found]
+        if self.normalise == "sum":
+            return sums
+        return [
+            [total - prior for total, prior in zip(row, self._prior(ask, own), strict=True)]
+            for ask, own, row in zip(asks, texts, sums, strict=True)
+        ]
+
+    def _prior(self, ask: Ask, texts: Sequence[str]) -> list[float]:
+        from PIL import Image
+
+        key = ask.prompt, tuple(texts)
+        if key not in self._priors:
+            if len(self._priors) >= 1000:
+                self._priors.clear()
+            nothing = Ask(ask.prompt, Image.new("RGB", (GREY, GREY), (127, 127, 127)))
+            self._priors[key] = [total for total, _ in self.model.likelihood([nothing], [texts])[0]]
+        return self._priors[key]
+
+    def _can(self, method: str, instead: str) -> None:
+        if not hasattr(self.model, method):
+            raise FgvrError(f"this model gives no likelihoods of {method}; use --scoring {instead}")
+
+
+def _open(record: Record) -> str:
+    """The bare question, for names to be scored as its answer."""
+    check(record, ("kind", "question"))
+    if record["kind"] not in ("mcq", "open"):
+        raise RecordError(f"kind {record['kind']!r} asks for no category name; leave it out of --scoring label")
+    return record["question"]
+
+
+def rotations(record: Record) -> list[Record]:
+    """A multiple-choice question with its options turned by 0, 1, ... places; any other question alone."""
+    if record["kind"] != "mcq":
+        return [record]
+    check(record, ("options",))
+    per_option = [name for name in ("options", "option_aliases") if record.get(name)]
+    return [
+        {**record, **{name: [*record[name][turn:], *record[name][:turn]] for name in per_option}}
+        for turn in range(max(1, len(record["options"] or [])))
     ]
-    found: list[float] = []
-    for start in range(0, len(flat), batch):
-        part = flat[start : start + batch]
-        found += likelihood([ask for ask, _ in part], [reply for _, reply in part])  # type: ignore[misc]
-    values = iter(found)
-    for record, _ in pairs:
-        yield [round(next(values), 6) for _ in record["options"]]
 
 
-def choice(record: Record, scores: list[float]) -> Record:
-    """The question with `scores`, one an option; `prediction`, the best (of equals the first); `correct`; no `raw`."""
-    prediction = record["options"][max(range(len(scores)), key=scores.__getitem__)]
+def in_all_orders(record: Record, found: Sequence[Record]) -> Record:
+    """One prediction out of those of the question's rotations; the only one stays as it is.
+
+    scores: the logarithm of the mean, over the orders, of each option's share of probability among the options
+        ("cyclic permutation", Zheng et al., arXiv:2309.03882); of replies the share of orders that named it.
+    prediction: the best of these; of replies that are level that of the record's own order, else null.
+    orders: the prediction in each order; correct_in_all: whether all are right (MMBench's CircularEval,
+        arXiv:2307.06281). raw: the reply in the record's own order; raws: all.
+    """
+    if len(found) == 1:
+        return found[0]
+    options, orders = record["options"], [one["prediction"] for one in found]
     answer = record.get("answer")
-    correct = None if answer is None else metrics.exact(prediction, [answer])
-    return {**record, "raw": None, "prediction": prediction, "correct": correct, "scores": scores}
+    scores: Scores
+    if found[0]["raw"] is None:
+        shares = [dict(zip(one["options"], _shares(one["scores"]), strict=True)) for one in found]
+        means = [sum(share[option] for share in shares) / len(shares) for option in options]
+        scores = [round(math.log(mean), 4) if mean > 0 else None for mean in means]
+        made = choice(record, scores)
+    else:
+        votes = [orders.count(option) for option in options]
+        best = [option for option, count in zip(options, votes, strict=True) if count == max(votes) > 0]
+        prediction = best[0] if len(best) == 1 else orders[0] if orders[0] in best else None
+        scores = [round(count / len(orders), 4) for count in votes]
+        made = {
+            **record, "raw": found[0]["raw"], "prediction": prediction, "correct": _right(record, prediction),
+            "scores": scores, "raws": [one["raw"] for one in found],
+        }  # fmt: skip
+    all_right = None if answer is None else all(one["correct"] for one in found)
+    return {**made, "orders": orders, "correct_in_all": all_right}
+
+
+def _shares(scores: Scores) -> list[float]:
+    """Probabilities among the options; what could not be seen has none."""
+    known = [score for score in scores if score is not None]
+    most = max(known, default=0.0)
+    weights = [0.0 if score is None else math.exp(score - most) for score in scores]
+    return [weight / (sum(weights) or 1) for weight in weights]
+
+
+def choice(record: Record, scores: Sequence[float | None]) -> Record:
+    """The question with `scores`, one an option, rounded to 1e-4, which is more than batches change in float32;
+    `prediction`, the best (of equals the first; null when no score is known); `correct`; no `raw`."""
+    rounded = [None if score is None else round(score, 4) for score in scores]
+    best = max((i for i, score in enumerate(rounded) if score is not None), key=rounded.__getitem__, default=None)  # type: ignore[arg-type]
+    prediction = None if best is None else record["options"][best]
+    correct = _right(record, prediction)
+    return {**record, "raw": None, "prediction": prediction, "correct": correct, "scores": rounded}
+
+
+def ranked(record: Record, names: Sequence[str], scores: Sequence[float]) -> Record:
+    """The question with `top`, the BEST names and their scores, best first (of equals by name); `prediction`, the
+    first; `correct`; `correct_top5`."""
+    order = sorted(range(len(names)), key=lambda i: (-round(scores[i], 4), names[i]))[:BEST]
+    top = [{"category": names[i], "score": round(scores[i], 4)} for i in order]
+    known = record.get("answer") is not None
+    hits = [_right(record, names[i], aliases=True) for i in order]
+    return {
+        **record, "raw": None, "prediction": names[order[0]], "correct": hits[0],
+        "correct_top5": any(hits) if known else None, "top": top,
+    }  # fmt: skip
 
 
 def judge(record: Record, raw: str, parser: str = "strict") -> Record:
@@ -101,17 +250,36 @@ def judge(record: Record, raw: str, parser: str = "strict") -> Record:
         one of the record's `aliases` but for case, punctuation and articles (fgvr.metrics.exact).
     """
     prediction = _option(record, raw, parser) if record["kind"] == "mcq" else prompts.parse_answer(raw) or None
-    answer = record.get("answer")
-    correct = None
-    if answer is not None:
-        right = [answer, *(record.get("aliases") or [])] if record["kind"] == "open" else [answer]
-        correct = prediction is not None and metrics.exact(prediction, right)
-    return {**record, "raw": raw, "prediction": prediction, "correct": correct}
+    return {**record, "raw": raw, "prediction": prediction, "correct": _right(record, prediction)}
 
 
 def _option(record: Record, raw: str, parser: str) -> str | None:
     index = answers.read_option(raw, record["options"], parser)
     return None if index is None else record["options"][index]
+
+
+def _right(record: Record, prediction: str | None, aliases: bool = False) -> bool | None:
+    answer = record.get("answer")
+    if answer is None:
+        return None
+    right = [answer, *(record.get("aliases") or [])] if aliases or record["kind"] == "open" else [answer]
+    return prediction is not None and metrics.exact(prediction, right)
+
+
+def names_of(records: Iterable[Item], fields: Sequence[str] = ("category",)) -> list[str]:
+    """The category names of some records, sorted: in each the first of `fields` that it has.
+
+    Raises:
+        FgvrError: there are fewer than two, or two that read alike.
+    """
+    firsts = (next((r[f] for f in fields if isinstance(r.get(f), str)), None) for r in records if isinstance(r, dict))
+    found = {name for name in firsts if name}
+    if len(found) < 2:
+        raise FgvrError(f"{len(found)} categories to choose from; give --categories FILE with a `category` a record")
+    for one, other in pairwise(sorted(found, key=lambda name: (answers.normalise(name), name))):
+        if answers.normalise(one) == answers.normalise(other):
+            raise FgvrError(f"categories {one!r} and {other!r} read alike; give one of them another name")
+    return sorted(found)
 
 
 def _check(record: Record) -> None:

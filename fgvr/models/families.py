@@ -1,0 +1,62 @@
+"""What differs between families of vision-language models when they answer. One row each; what a row does not say is
+the same for all: the processor writes the image's tokens into the prompt, the chat template writes the conversation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A conversation without chat template: the question, then the reply. {image} is the processor's image mark, {end} the
+# tokenizer's end of a text.
+Format = tuple[str, str]
+VICUNA = ("USER: {image}\n{question} ASSISTANT:", " {reply}{end}")
+MISTRAL = ("[INST] {image}\n{question} [/INST]", " {reply}{end}")
+CHATML = ("<|im_start|>user\n{image}\n{question}<|im_end|>\n<|im_start|>assistant\n", "{reply}<|im_end|>\n")
+QWEN = (CHATML[0].replace("{image}\n", "<|vision_start|>{image}<|vision_end|>"), CHATML[1])
+IDEFICS = ("User:{image}{question}<end_of_utterance>\nAssistant:", " {reply}<end_of_utterance>\n")
+SMOL = ("<|im_start|>User:{image}{question}<end_of_utterance>\nAssistant:", " {reply}<end_of_utterance>\n")
+BY_LANGUAGE_MODEL: dict[str, Format] = {"llama": VICUNA, "mistral": MISTRAL, "qwen2": CHATML, "qwen3": CHATML}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Args:
+        name: what its authors call it.
+        plain: the conversation where there is no chat template; None: that of its language model.
+        closing: what the processor itself puts after a prompt.
+        language_model: the submodule that goes on after a cached prompt, where the whole model insists on an image.
+        first_position: position of the first token.
+        marked: the prompt holds an image mark; False: the processor puts the image first by itself.
+    """
+
+    name: str
+    plain: Format | None = None
+    closing: str = ""
+    language_model: str = ""
+    first_position: int = 0
+    marked: bool = True
+
+
+# model_type -> family. In each, options that share their cached prompt score as one by one (tests/test_families.py);
+# a type that is not here answers too where it has a chat template, its options one by one
+FAMILIES = {
+    "idefics2": Family("Idefics2", IDEFICS),
+    "idefics3": Family("Idefics3", SMOL),
+    "smolvlm": Family("SmolVLM", SMOL),
+    "llava": Family("LLaVA-1.5"),
+    "llava_next": Family("LLaVA-NeXT"),
+    "llava_onevision": Family("LLaVA-OneVision"),
+    "qwen2_vl": Family("Qwen2-VL", QWEN),
+    "qwen2_5_vl": Family("Qwen2.5-VL", QWEN),
+    "qwen3_vl": Family("Qwen3-VL", QWEN),
+    "paligemma": Family("PaliGemma", ("{image}{question}", "{reply}{end}"), closing="\n", first_position=1),
+    "internvl": Family("InternVL"),
+    "blip-2": Family(
+        "BLIP-2", ("Question: {question} Answer:", " {reply}{end}"), language_model="language_model", marked=False
+    ),
+    "instructblip": Family(
+        "InstructBLIP", ("{question}", " {reply}{end}"), language_model="language_model", marked=False
+    ),
+}

@@ -1,0 +1,183 @@
+"""Answers from a server that speaks OpenAI's chat completions (vLLM, SGLang, llama.cpp, OpenAI): openai:NAME.
+
+Images travel as PNG data URLs, so that the server sees the very pixels. Greedy: temperature 0. The key comes from
+OPENAI_API_KEY and is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import math
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError, reason
+from fgvr.models.base import Answerer, Ask
+from fgvr.settings import Server
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+SEEN = 20  # likeliest next tokens that a server may be asked for
+AGAIN = (408, 409, 429)  # statuses that pass, as those from 500 on do
+
+
+def open_answerer(
+    name: str,
+    revision: str | None = None,
+    device: str = "auto",
+    adapter: str | None = None,
+    server: Server | None = None,
+) -> Answerer:
+    """Open openai:NAME. The server is first spoken to when it is first asked.
+
+    Raises:
+        UsageError: an adapter, which only the server could load; an address that is none.
+        FgvrError: the openai package is not installed, or OpenAI itself is meant and there is no key.
+    """
+    if adapter is not None:
+        raise UsageError(f"model openai:{name}: --adapter cannot be sent to a server; let the server load it")
+    try:
+        import openai
+    except ImportError as error:
+        raise FgvrError(f"model openai:{name}: the openai package is missing; install fgvr[openai]") from error
+    server = server or Server()
+    address = server.base_url or os.environ.get("OPENAI_BASE_URL") or None
+    if address is not None and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname):
+        raise UsageError(f"--base-url {address!r} is no address; give one like http://localhost:8000/v1")
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key and address is None:
+        raise FgvrError(f"model openai:{name}: OPENAI_API_KEY is not set; set it, or name a server with --base-url")
+    client = openai.AsyncOpenAI(  # it waits longer from attempt to attempt, or as long as the server says
+        api_key=key or "none", base_url=address, timeout=server.timeout_s, max_retries=server.retries
+    )
+    return ServerAnswerer(client, name, server)
+
+
+class ServerAnswerer:
+    """Questions to a server, several at once, in order."""
+
+    def __init__(self, client: Any, name: str, server: Server) -> None:
+        self.client, self.name, self.server = client, name, server
+        self.about = {"name": f"openai:{name}", "revision": None}
+        self.where = f"{client.base_url.host}" + (f":{client.base_url.port}" if client.base_url.port else "")
+        self.limit = "max_tokens"
+        self._loop = asyncio.new_event_loop()
+        weakref.finalize(self, self._loop.close)
+
+    def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        async def one(ask: Ask) -> str:
+            choice = await self._choice(ask, max_new_tokens)
+            return (choice.message.content or "").strip()
+
+        return self._all(one, asks)
+
+    def letters(self, asks: Sequence[Ask], letters: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        """Over the tokens that are a letter but for white space; None for a letter that is not among the likeliest."""
+
+        async def one(pair: tuple[Ask, Sequence[str]]) -> list[float | None]:
+            choice = await self._choice(pair[0], 1, logprobs=True, top_logprobs=SEEN)
+            said = (choice.logprobs.content or []) if choice.logprobs is not None else []
+            if not said:
+                raise FgvrError(
+                    f"server {self.where} gives no log-probabilities of {self.name}; use --scoring generate"
+                )
+            found: dict[str, float] = {}
+            for token in said[0].top_logprobs:
+                text = token.token.strip(" \n\t▁Ġ")
+                found[text] = found.get(text, 0.0) + math.exp(token.logprob)
+            return [math.log(found[letter]) if found.get(letter) else None for letter in pair[1]]
+
+        return self._all(one, list(zip(asks, letters, strict=True)))
+
+    # --- requests ---
+
+    def _all(self, one: Callable[[Any], Awaitable[T]], things: Sequence[Any]) -> list[T]:
+        """`one` for each thing, at most `concurrency` at once; the first failure stops the others."""
+        gate = asyncio.Semaphore(self.server.concurrency)
+
+        async def gated(thing: Any) -> T:
+            async with gate:
+                return await one(thing)
+
+        async def gathered() -> list[T]:
+            tasks = [asyncio.ensure_future(gated(thing)) for thing in things]
+            try:
+                return list(await asyncio.gather(*tasks))
+            except BaseException:
+                await _cancelled(tasks)
+                raise
+
+        try:
+            return self._loop.run_until_complete(gathered())
+        except BaseException:  # a signal stops the loop itself, with all tasks in it
+            self._loop.run_until_complete(_cancelled(asyncio.all_tasks(self._loop)))
+            raise
+
+    async def _choice(self, ask: Ask, max_new_tokens: int, **more: Any) -> Any:
+        """The first choice of a completion. Raises as `_failed` does."""
+        import openai
+
+        content: list[dict[str, Any]] = [{"type": "text", "text": ask.prompt}]
+        if ask.image is not None:
+            content.insert(0, {"type": "image_url", "image_url": {"url": data_url(ask.image)}})
+        try:
+            made = await self.client.chat.completions.create(
+                model=self.name, messages=[{"role": "user", "content": content}], temperature=0,
+                **{self.limit: max_new_tokens}, **more,
+            )  # fmt: skip
+        except openai.BadRequestError as refused:
+            if self.limit == "max_tokens" and "max_completion_tokens" in str(refused):
+                self.limit = "max_completion_tokens"  # what newer models of OpenAI insist on
+                return await self._choice(ask, max_new_tokens, **more)
+            raise self._failed(refused) from refused
+        except (openai.OpenAIError, ValueError) as error:  # a ValueError: the body is no JSON
+            raise self._failed(error) from error
+        choices = getattr(made, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise RecordError(f"server {self.where} returned no reply; ask another model")
+        return choices[0]
+
+    def _failed(self, error: Exception) -> Exception:
+        """The last failure, in our words: out of reach (75), refused altogether (1), or refused for this question."""
+        import openai
+
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return FgvrError(f"server {self.where} refuses the key; set OPENAI_API_KEY")
+        if isinstance(error, openai.NotFoundError):
+            return FgvrError(f"server {self.where} knows no model {self.name!r} here; check the name and --base-url")
+        if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code not in AGAIN:
+            return RecordError(f"server {self.where} refuses the question: {self._said(error)}; correct the record")
+        if isinstance(error, openai.APITimeoutError):
+            what = f"does not answer within {self.server.timeout_s:g} s"
+        elif isinstance(error, openai.APIStatusError):
+            what = f"answers {error.status_code} ({self._said(error)})"
+        elif isinstance(error, openai.APIConnectionError):
+            what = f"cannot be reached ({reason(error.__cause__ or error)})"
+        else:
+            what = "sends what is no JSON"
+        return TryAgain(f"server {self.where} {what}; see to it, then go on with --resume")
+
+    def _said(self, error: Any) -> str:
+        body = error.body if isinstance(error.body, dict) else {}
+        text = " ".join(str(body.get("message") or error.message).split())[:200]
+        return text.replace(self.client.api_key, "***")
+
+
+async def _cancelled(tasks: Any) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def data_url(image: Image) -> str:
+    """The image's pixels, without loss."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

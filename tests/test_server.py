@@ -1,0 +1,181 @@
+"""openai:NAME against a real HTTP server, through the official client."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError
+from fgvr.models import open_answerer
+from fgvr.models.base import Ask
+from fgvr.settings import Server as Settings
+from tests.server import Server, serving
+
+pytest.importorskip("openai")
+KEY = "sk-secret-of-a-test"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving(Server()) as started:
+        yield started
+
+
+def opened(server: Server, **settings: float):
+    return open_answerer("openai:org/mllm@v2", server=Settings(base_url=server.url, **settings))  # type: ignore[arg-type]
+
+
+def images(count: int) -> list[Image.Image]:
+    return [Image.new("RGB", (n + 1, 3), (n, 7, 250 - n)) for n in range(count)]
+
+
+def test_replies_come_in_order_each_for_its_own_pixels(server: Server) -> None:
+    def say(prompt: str, image: Image.Image | None) -> str:
+        if image is None:
+            return f" {prompt}! \n"
+        time.sleep(0.02 * (4 - image.width))  # the first ones end last
+        return f"{prompt} {image.size} {image.getpixel((0, 0))}"
+
+    server.say = say
+    asks = [*(Ask(f"q{n}", image) for n, image in enumerate(images(4))), Ask("text")]
+    replies = opened(server).reply(asks, 17)
+    assert replies == [*(f"q{n} ({n + 1}, 3) ({n}, 7, {250 - n})" for n in range(4)), "text!"]
+    body = server.bodies[0]
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("org/mllm@v2", 0, 17)
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+def test_no_more_requests_at_once_than_allowed(server: Server) -> None:
+    server.pause_s = 0.05
+    opened(server, concurrency=3).reply([Ask(str(n)) for n in range(9)], 5)
+    assert server.most_at_once == 3 and len(server.bodies) == 9
+
+
+def test_letters_from_the_servers_log_probabilities(server: Server) -> None:
+    server.likely = {"B": 0.5, " B": 0.1, "A": 0.25, "The": 0.1}
+    (found,) = opened(server).letters([Ask("q", images(1)[0])], ["ABC"])
+    assert found == [pytest.approx(math.log(0.25)), pytest.approx(math.log(0.6)), None]
+    body = server.bodies[0]
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
+
+
+def test_a_server_without_log_probabilities(server: Server) -> None:
+    with pytest.raises(FgvrError, match=r"^server 127\.0\.0\.1:\d+ gives no log-probabilities .*--scoring generate$"):
+        opened(server).letters([Ask("q")], ["AB"])
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "truncated", "hang"])
+def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
+    server.faults = [fault]
+    assert opened(server, retries=1, timeout_s=1).reply([Ask("q")], 5) == ["A"]
+    assert len(server.bodies) == 2
+
+
+def test_the_pause_is_as_long_as_the_server_asks(server: Server) -> None:
+    server.faults, server.retry_after = ["429"], "1.2"
+    assert opened(server).reply([Ask("q")], 5) == ["A"]
+    assert server.times[1] - server.times[0] >= 1.15  # by itself the client waits half a second
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ("429 slow down", TryAgain, r"answers 429 \(.*slow down.*\); see to it, then go on with --resume$"),
+        ("503", TryAgain, r"answers 503 \(.*for now"),
+        ("truncated", TryAgain, "cannot be reached"),
+        ("no json", TryAgain, "sends what is no JSON"),
+        ("hang", TryAgain, "does not answer within 1 s"),
+        ("401 bad sk-secret-of-a-test", FgvrError, "refuses the key; set OPENAI_API_KEY$"),
+        ("404", FgvrError, "knows no model 'org/mllm@v2' here"),
+        ("400 image too large, sk-secret-of-a-test", RecordError, r"refuses the question: .*image too large, \*\*\*"),
+        ("no choices", RecordError, "returned no reply"),
+        ("empty", TryAgain, "sends what is no JSON"),
+    ],
+)
+def test_what_does_not_pass_is_one_line(server: Server, fault: str, kind: type[Exception], words: str) -> None:
+    server.faults = [fault]
+    with pytest.raises(kind, match=words) as caught:
+        opened(server, retries=0, timeout_s=1).reply([Ask("q")], 5)
+    assert type(caught.value) is kind and "\n" not in str(caught.value) and KEY not in str(caught.value)
+    assert opened(server).reply([Ask("q")], 5) == ["A"], "it goes on"
+
+
+def test_an_empty_reply_is_a_reply(server: Server) -> None:
+    server.say = lambda prompt, image: ""
+    assert opened(server).reply([Ask("q")], 5) == [""]
+
+
+def test_models_that_want_the_other_name_of_the_limit(server: Server) -> None:
+    server.faults = ["400 Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."]
+    answerer = opened(server)
+    assert answerer.reply([Ask("q")], 5) + answerer.reply([Ask("q")], 6) == ["A", "A"]
+    assert [body.get("max_completion_tokens") for body in server.bodies] == [None, 5, 6]
+
+
+def test_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--adapter"):
+        open_answerer("openai:x", adapter=".")
+    with pytest.raises(UsageError, match="is no address"):
+        open_answerer("openai:x", server=Settings(base_url="localhost:8000"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(FgvrError, match="OPENAI_API_KEY is not set"):
+        open_answerer("openai:x")
+    monkeypatch.setitem(__import__("sys").modules, "openai", None)
+    with pytest.raises(FgvrError, match=r"install fgvr\[openai\]$"):
+        open_answerer("openai:x")
+
+
+def test_a_server_that_goes_away_ends_with_75_and_resume_goes_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command, from start to end; the key is in no file."""
+    from fgvr.cli import boundary, eval
+
+    said: list[str] = []
+    monkeypatch.setattr(boundary, "say", said.append)
+    monkeypatch.chdir(tmp_path)
+    records = []
+    for n, image in enumerate(images(6)):
+        image.save(f"{n}.png")
+        record = {"id": f"q{n}", "image": f"{n}.png", "kind": "mcq", "question": "Which?", "answer": "Kite"}
+        records.append({**record, "options": ["Owl", "Kite"]})
+    Path("in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    server.say = lambda prompt, image: "B" if image is not None and image.width % 2 else "A"
+
+    def run(url: str, *more: str) -> Exception | None:
+        words = ["--model", "openai:m", "--base-url", url, "--image-root", ".", "--batch-size", "2", "--retries", "0"]
+        result = CliRunner().invoke(eval.command, [*words, "in.jsonl", *more])
+        return result.exception if isinstance(result.exception, Exception) else None
+
+    assert run(server.url, "-o", "whole.jsonl") is None
+    server.faults = ["", "", "503"]
+    failed = run(server.url, "-o", "out.jsonl")
+    assert isinstance(failed, TryAgain) and failed.status == 75 and "out.jsonl.partial" in failed.note
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    failed = run(gone, "-o", "out.jsonl", "--resume")
+    assert isinstance(failed, TryAgain) and "cannot be reached" in str(failed)
+    asked = len(server.bodies)
+    assert run(server.url, "-o", "out.jsonl", "--resume") is None
+    assert len(server.bodies) - asked == 4, "two of six were there"
+    assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [r["prediction"] for r in found] == ["Kite", "Owl"] * 3
+    assert [r["correct"] for r in found] == [True, False] * 3
+    assert not [path for path in tmp_path.iterdir() if KEY.encode() in path.read_bytes()]
+    assert said == []
