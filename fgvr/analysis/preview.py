@@ -39,7 +39,7 @@ figcaption{margin-top:8px;overflow-wrap:anywhere}
 .id{color:var(--soft);font-size:12px;display:block}
 .text{font-size:13px;color:var(--soft);margin-top:4px;display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;
 overflow:hidden}
-.others{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:16px;align-content:start;
+.others{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,210px));gap:20px;align-content:start;
 border-left:1px solid var(--line);padding-left:20px}
 .meter{display:flex;align-items:center;gap:8px;margin-top:8px;font-size:13px;font-variant-numeric:tabular-nums}
 .rail{flex:1;height:5px;border-radius:3px;background:var(--rail);overflow:hidden}
