@@ -291,5 +291,5 @@ def _fused(tables: list[Tensor]) -> Tensor:
     first measure."""
     if len(tables) == 1:
         return tables[0]
-    first, second = (table.argsort(1, descending=True, stable=True).argsort(1).double() for table in tables)
+    first, second = (table.argsort(dim=1, descending=True, stable=True).argsort(dim=1).double() for table in tables)
     return (-(first + second) - first / (first.shape[1] + 1)).masked_fill(tables[0] == NONE, NONE)

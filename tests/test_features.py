@@ -110,8 +110,8 @@ def test_batches_shrink_when_memory_runs_out(records: list[dict], tmp_path: Path
 
 def test_perceptual_hashes_survive_in_the_cache(records: list[dict], tmp_path: Path, monkeypatch: Any) -> None:
     for n in (1, 2):                                     # one drawing in two sizes, and another
-        drawing = Image.radial_gradient("L").convert("RGB")
-        drawing.resize((n * 40, n * 40)).save(tmp_path / f"{n}.png")
+        drawing = Image.effect_mandelbrot((160, 160), (-2, -1.5, 1, 1.2), 40).convert("RGB")
+        drawing.resize((n * 80, n * 80)).save(tmp_path / f"{n}.png")
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "3.png")
     _, found = Extractor(Counting().parts(), tmp_path, tmp_path / "kept", hashes=True)(records)
     assert found.hashes is not None and found.hashes.shape == (11, 64) and set(found.hashes.unique().tolist()) == {-1, 1}
@@ -168,7 +168,7 @@ def test_the_toy_clip_in_parts_gives_its_own_features(toy_clip: Path) -> None:
 
 def test_ids_in_the_file_or_beside_it(tmp_path: Path) -> None:
     rows = torch.randn(3, 4)
-    tensors.save(tmp_path / "ours.safetensors", {"features": rows, "other": rows}, list("abc"), {})
+    tensors.save(tmp_path / "ours.safetensors", {"features": rows, "other": rows + 1}, list("abc"), {})
     save_file({"anything": rows.double()}, str(tmp_path / "plain.safetensors"))
     (tmp_path / "plain.safetensors.ids").write_text("d\ne\nf\n")
     names = f"{tmp_path}/ours.safetensors,{tmp_path}/plain.safetensors"
