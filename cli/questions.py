@@ -41,7 +41,7 @@ def command(job: Job, options: str | None, settings: Questions) -> None:
     negatives, which are long and hint at the answer. Buffers the stream when there are options.
 
     --distractors: `negatives` takes the categories of the record's negatives, then random ones; `topwrong` the most
-    similar wrong ones, `foci4` the same by FOCI's rule (mine-negatives --by text); both keep `similarities` and
+    similar wrong ones, `foci4` the same by FOCI's rule (mine-negatives --of names); both keep `similarities` and
     `gold_in_top`. `same-coarse` draws among categories with a common coarse label. With --options and no FILE operand,
     questions are made from that file alone, and stdin is not read; with FILE (or -), for its records.
 

@@ -41,6 +41,7 @@ class Run:
         self.source = Source(job.source) if job.source is not None else None
         self.complete = self.resumed = False
         self.written = self.skipped = 0
+        self.summary: dict[str, Any] = {}  # what a stage counted; joins the finished run's record
         self._models, self._prompts = models, prompts
         self._begun: provenance.RunRecord | None = None
         self._done: deque[str] = deque()  # keys that an earlier run wrote and this one has not met yet
@@ -145,7 +146,7 @@ class Run:
             if entry["sha256"] not in (None, digest):
                 raise FgvrError(f"{source.label} changed while it was read; run again")
             entry.update(sha256=digest, records=source.records)
-        final = {**record, "inputs": inputs}
+        final = {**record, "inputs": inputs, **({"summary": self.summary} if self.summary else {})}
         if self.images is not None:
             digest, files = provenance.sha256_tree(self.images, self._paths)
             final["images"] = {"root": provenance.portable(str(self.images), None), "files": files, "sha256": digest}

@@ -90,14 +90,55 @@ class Mine:
     """Hard negatives."""
 
     per_anchor: int = option(3, "Negatives of each triple (Finedefics: 3).")
-    by: str = option(
-        "image", "Similarity to other images, or to the categories' names (FOCI).", choices=("image", "text")
+    per_category: int = option(1, "Most negatives from one category.")
+    by: str = option("image", "Rank categories by their images, names, or both.", choices=("image", "text", "both"))
+    of: str = option(
+        "images", "Images of other categories, or their names alone (for FOCI's options).", choices=("images", "names")
     )
-    batch_size: int = option(32, "Images or texts encoded at once.", how=True)
+    ranked_by: str = option(
+        "nearest", "By image: the category's nearest image, or its mean.", choices=("nearest", "prototype")
+    )
+    strategy: str = option(
+        "hard", "First categories of the ranking, any, or any of --band.", choices=("hard", "random", "band")
+    )
+    band: str | None = option(None, "Ranks FIRST:LAST of categories for --strategy band, from 1.")
+    templates: str = option("an image of a {}", "Prompts for category names, separated by | (FOCI's).")
+    duplicate: float | None = option(None, "Refuse pictures of this cosine or more: near-duplicates.")
+    hash_distance: int | None = option(None, "Refuse pictures whose perceptual hashes differ in at most N of 64 bits.")
+    max_score: float | None = option(None, "Refuse greater scores.")
+    min_score: float | None = option(None, "Refuse lesser scores.")
+    margin: float | None = option(None, "Keep scores below the own category's minus this.")
+    relative_margin: float | None = option(None, "Keep scores below the own category's times (1 - this).")
+    group_size: int = option(8, "Most categories in a group of --groups.")
+    dtype: str = option("auto", "Weights of the encoder.", choices=("auto", "float32", "bfloat16"))
+    seed: int = option(0, "Seed of every draw.")
+    batch_size: int | None = option(None, "Images encoded at once (default: what suits the device).", how=True)
+    threads: int | None = option(None, "Threads that read images (default: one a core).", how=True)
+    block: int = option(2048, "Images compared at a time.", how=True)
 
     def __post_init__(self) -> None:
-        _between("per_anchor", self.per_anchor, 1)
-        _between("batch_size", self.batch_size, 1)
+        for name in ("per_anchor", "per_category", "group_size", "block"):
+            _between(name, getattr(self, name), 1)
+        bounds = {"batch_size": (1,), "threads": (1,), "hash_distance": (0, 64), "margin": (0, 2)}
+        bounds |= {"duplicate": (-1, 1), "max_score": (-1, 1), "min_score": (-1, 1), "relative_margin": (0, 1)}
+        for name, span in bounds.items():
+            if getattr(self, name) is not None:
+                _between(name, getattr(self, name), *span)
+        if (self.band is None) == (self.strategy == "band"):
+            raise ValueError("--strategy band and --band FIRST:LAST need each other")
+        if not all("{}" in template for template in self.templates.split("|")):
+            raise ValueError(f"--templates needs {{}} in every prompt, got {self.templates!r}")
+        _ = self.ranks
+
+    @property
+    def ranks(self) -> tuple[int, int] | None:
+        """--band as numbers."""
+        if self.band is None:
+            return None
+        first, _, last = self.band.partition(":")
+        if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+            raise ValueError(f"--band must be FIRST:LAST with 1 <= FIRST <= LAST, got {self.band!r}")
+        return int(first), int(last)
 
 
 @dataclass(frozen=True)

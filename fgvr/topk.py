@@ -1,4 +1,4 @@
-"""Exact blocked top-k over cosine similarity, and the hard negatives of Finedefics (arXiv 2501.15140, section 3.2).
+"""Exact blocked top-k over cosine similarity.
 
 Why the figures do not depend on block size, device, thread count or library. Features are normalised in float64 and
 rounded to multiples of 2^-26. A product of two such numbers is a multiple of 2^-52, and every partial sum of a dot
@@ -6,22 +6,32 @@ product of two vectors of length about 1 stays below 2 in size (Cauchy-Schwarz),
 product is exact: whatever order or fused instruction the library picks, the result is the same bits. (fp32 products
 differ in the last bits from one block shape to the next, and so decide near-ties differently.) Equal features give
 exactly equal similarities: ties are real and are broken by rule.
-The price: float64 arithmetic (1.8 times the time of fp32 on a CPU core), and a cosine that differs from the unrounded
-one by about 1e-8, at most 2^-26 sqrt(D); that of a vector with itself may exceed 1 by as much.
+The price: a cosine that differs from the unrounded one by about 1e-8, at most 2^-26 sqrt(D); that of a vector with
+itself may exceed 1 by as much.
 
-Memory: 8 (N + M) D bytes for the float64 features, a few blocks of block x block float64, and the result; never
-N x M. Shapes: N queries or anchors, M keys or pool images, D width, C categories.
+Why it is fast all the same. On a CPU a rough matrix product (bfloat16 where the CPU multiplies it, else float32) goes
+first, and only pairs that may still be among the best are computed in float64. What "may" means is a bound, not a
+guess: with x' the rough x, |x.y - x'.y'| <= |x - x'||y| + |x'||y - y'|, whose lengths are computed, plus what adding D
+products in float32 and rounding the sum can lose. The k-th largest maximum of disjoint groups of keys is a lower bound
+of the k-th largest similarity. Rows that leave too many pairs are computed in float64 as a whole.
+
+Memory: a few blocks, the result, and the keys in float64 as far as KEPT_BYTES go (beyond, each block of keys is
+converted when its turn comes); never N x M, and of the queries one block. Shapes: N queries, M keys, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 GRID = 2.0**26
-BY = ("image", "prototype")
+WIDE = 8                     # a block of keys has up to WIDE * block rows
+KEPT_BYTES = 1 << 30         # converted keys that are kept
+GROUP = 16                   # keys in a group of the lower bound
 Groups = tuple[Tensor, Tensor] | None
 
 
@@ -39,7 +49,7 @@ def unit(features: Tensor) -> Tensor:
     if bad.any():
         raise ValueError(f"features: row {int(bad.nonzero()[0])} has no direction (zero or not finite)")
     x = x / largest                                          # squares can neither overflow nor vanish
-    return torch.round(x / _length(x) * GRID) / GRID
+    return x.div_(_length(x)).mul_(GRID).round_().div_(GRID)
 
 
 def _length(x: Tensor) -> Tensor:
@@ -52,15 +62,17 @@ def _length(x: Tensor) -> Tensor:
 
 
 def topk(
-    queries: Tensor, keys: Tensor, k: int, *, block: int = 2048, exclude: Groups = None
+    queries: Tensor, keys: Tensor, k: int, *, block: int = 2048, exclude: Groups = None,
+    rough: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The k nearest keys of each query: equal to a full stable sort by (cosine descending, key index ascending).
 
     Args:
         queries: (N, D), keys: (M, D), floating, any length (cosine is what counts), on one device.
         k: >= 1, may exceed M.
-        block: rows of queries and of keys compared at a time; changes speed and memory, never the result.
+        block: rows of queries compared at a time; changes speed and memory, never the result.
         exclude: integer groups of the queries (N,) and of the keys (M,); a pair of equal groups is left out.
+        rough: type of the first product on a CPU (default: what this CPU multiplies fastest); never changes the result.
     Returns:
         indices (N, k) int64 and cosines (N, k) float64; -1 and -inf where fewer than k keys are allowed.
     Raises:
@@ -72,37 +84,164 @@ def topk(
         raise ValueError(f"need queries (N, D) and keys (M, D); got {tuple(queries.shape)} and {tuple(keys.shape)}")
     if exclude is not None and (exclude[0].shape != queries.shape[:1] or exclude[1].shape != keys.shape[:1]):
         raise ValueError("exclude needs one group for each query and each key")
-    return _topk(unit(queries), unit(keys), k, block, exclude)
+    # on a GPU float64 products of everything are as quick
+    rough = (rough or fast_dtype()) if keys.device.type == "cpu" else None
+    index = torch.full((len(queries), k), -1, dtype=torch.long, device=keys.device)
+    best = torch.full((len(queries), k), -torch.inf, dtype=torch.float64, device=keys.device)
+    columns = list(blocks(len(keys), WIDE * block))
+    key_block = kept(lambda n: Vectors.of(keys[columns[n]], rough), len(keys) * keys.shape[1])
+    for rows in blocks(len(queries), block):
+        some = Vectors.of(queries[rows], rough)
+        for number, span in enumerate(columns):
+            groups = None if exclude is None else (exclude[0][rows], exclude[1][span])
+            _join(index[rows], best[rows], span.start, *_block(some, key_block(number), k, best[rows], groups, block))
+    return index, best
 
 
-def _topk(queries: Tensor, keys: Tensor, k: int, block: int, exclude: Groups = None) -> tuple[Tensor, Tensor]:
-    """`topk` of vectors that `unit` made."""
-    found = [_topk_rows(queries, rows, keys, k, block, exclude) for rows in _blocks(len(queries), block)]
-    none = torch.empty(0, k, dtype=torch.float64, device=keys.device)
-    return torch.cat([none.long(), *(i for i, _ in found)]), torch.cat([none, *(s for _, s in found)])
+def fast_dtype() -> torch.dtype:
+    """What this CPU multiplies fastest: bfloat16 where it has instructions for it, else float32."""
+    has = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return torch.bfloat16 if any(asked() for asked in has if asked is not None) else torch.float32
 
 
-def _topk_rows(
-    queries: Tensor, rows: slice, keys: Tensor, k: int, block: int, exclude: Groups
+def blocks(count: int, block: int) -> Iterator[slice]:
+    """Slices of at most `block` that cover range(count)."""
+    for start in range(0, count, block):
+        yield slice(start, min(start + block, count))
+
+
+def kept(make: Callable[[int], Vectors], numbers: int) -> Callable[[int], Vectors]:
+    """`make`, remembering what it made if all of it, `numbers` in float64, takes at most KEPT_BYTES."""
+    made: dict[int, Vectors] = {}
+
+    def get(n: int) -> Vectors:
+        if n in made:
+            return made[n]
+        found = make(n)
+        if numbers * 8 <= KEPT_BYTES:
+            made[n] = found
+        return found
+
+    return get
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A block of vectors: exact (n, D) float64 as `unit` makes them; the rough form, its rows' lengths (n, 1) and those
+    of what it lost (n, 1)."""
+
+    exact: Tensor
+    rough: Tensor | None = None
+    length: Tensor | None = None
+    lost: Tensor | None = None
+
+    @classmethod
+    def of(cls, features: Tensor, rough: torch.dtype | None) -> Vectors:
+        exact = unit(features)
+        if rough is None:
+            return cls(exact)
+        near = exact.to(rough)
+        wide = near.double()
+        return cls(exact, near, wide.norm(dim=1, keepdim=True), (exact - wide).norm(dim=1, keepdim=True))
+
+
+def _block(
+    queries: Vectors, keys: Vectors, k: int, best: Tensor, groups: Groups, block: int
 ) -> tuple[Tensor, Tensor]:
-    """Running top-k of one block of queries over all blocks of keys."""
-    some = queries[rows]
-    best = torch.full((len(some), k), -torch.inf, dtype=torch.float64, device=keys.device)
-    index = torch.full((len(some), k), -1, dtype=torch.long, device=keys.device)
-    for columns in _blocks(len(keys), block):
-        similarity = some @ keys[columns].T
-        if exclude is not None:
-            similarity.masked_fill_(exclude[0][rows, None] == exclude[1][None, columns], -torch.inf)
-        values, positions = _first_k(similarity, min(k, similarity.shape[1]))
-        # what was kept before has lower indices, so a stable sort of [before | now] breaks ties as the rule says
-        values, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
-        index = torch.cat([index, positions + columns.start], dim=1).gather(1, order)[:, :k]
-        best = values[:, :k]
-    return index, best                                       # the -1 of the start outlast every excluded key
+    """For each query values and columns (n, w), w <= k, that hold every key of this block among the k best so far;
+    equal values by column. -inf where there are fewer."""
+    n, count = len(queries.exact), len(keys.exact)
+    k = min(k, count)
+    if queries.rough is None or count < 4 * k or count < 4 * GROUP:
+        return _dense(queries.exact, keys.exact, k, groups, block)
+    found = _candidates(queries, keys, k, best[:, -1:], groups)
+    each = torch.bincount(found[:, 0], minlength=n)
+    light = each <= count // 8
+    values = torch.full((n, k), -torch.inf, dtype=torch.float64)
+    columns = torch.zeros(n, k, dtype=torch.long)
+    if not light.all():
+        heavy = (~light).nonzero().flatten()
+        some = None if groups is None else (groups[0][heavy], groups[1])
+        values[heavy], columns[heavy] = _dense(queries.exact[heavy], keys.exact, k, some, block)
+        found = found[light[found[:, 0]]]
+        each = each * light
+    row, column = found[:, 0], found[:, 1].contiguous()
+    starts = torch.nn.functional.pad(each.cumsum(0), (1, 0))
+    place = torch.arange(len(row)) - starts[row]
+    width = max(k, int(each.max()))
+    padded = torch.full((n, width), -torch.inf, dtype=torch.float64)
+    padded[row, place] = _pairs(queries.exact, keys.exact, starts, column)
+    names = torch.zeros(n, width, dtype=torch.long)
+    names[row, place] = column
+    first, at = first_k(padded, k)
+    rows = light.nonzero().flatten()
+    values[rows], columns[rows] = first[rows], names.gather(1, at)[rows]
+    return values, columns
 
 
-def _first_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top-k of each row, ties to the lower column: torch.topk, then a repair of rows where a tie straddles rank k."""
+def _candidates(queries: Vectors, keys: Vectors, k: int, least: Tensor, groups: Groups) -> Tensor:
+    """(row, column) pairs, in that order, which hold all that can be among a row's k best; `least` (n, 1) float64 is
+    what its k-th best has so far."""
+    assert queries.rough is not None and queries.length is not None and queries.lost is not None
+    assert keys.rough is not None and keys.length is not None and keys.lost is not None
+    width, count = keys.exact.shape[1], len(keys.exact)
+    rounding = 2.0**-8 if keys.rough.dtype == torch.bfloat16 else 2.0**-23      # of the sum, relative
+    longest = keys.length.max()
+    off = 1.000001 * (queries.lost + queries.length * (keys.lost.max() + width * 2.0**-22 * longest))
+    rough = queries.rough @ keys.rough.T
+    if groups is not None:
+        rough.masked_fill_(groups[0][:, None] == groups[1][None, :], -torch.inf)
+    group = min(GROUP, count // (2 * k))
+    some = rough[:, : count // group * group].view(len(rough), group, -1).amax(1)
+    bound = some.topk(k, dim=1).values[:, -1:].double()
+    bound = bound - off - rounding * bound.abs().clamp(max=2)                    # -inf stays -inf
+    limit = torch.maximum(least, bound) - off
+    limit = limit / torch.where(limit > 0, 1 + rounding, 1 - rounding)
+    line = limit.to(rough.dtype)
+    line = torch.where(line.double() > limit, torch.nextafter(line, torch.full_like(line, -torch.inf)), line)
+    passed = rough >= line
+    if groups is not None:
+        passed &= rough > -torch.inf
+    return passed.nonzero()
+
+
+def _pairs(queries: Tensor, keys: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
+    """Dot products of query i with the keys columns[starts[i]:starts[i + 1]], without copying keys together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # torch calls its CSR tensors a beta
+        wanted = torch.sparse_csr_tensor(
+            starts, columns, torch.zeros(len(columns), dtype=torch.float64), (len(queries), len(keys)),
+            check_invariants=False,
+        )  # fmt: skip
+        return torch.sparse.sampled_addmm(wanted, queries, keys.T, beta=0).values()
+
+
+def _dense(queries: Tensor, keys: Tensor, k: int, groups: Groups, block: int) -> tuple[Tensor, Tensor]:
+    """All products in float64, so many rows at a time that block x block numbers are held."""
+    found = []
+    for rows in blocks(len(queries), max(1, block * block // len(keys))):
+        similarity = queries[rows] @ keys.T
+        if groups is not None:
+            similarity.masked_fill_(groups[0][rows, None] == groups[1][None, :], -torch.inf)
+        found.append(first_k(similarity, k))
+    return torch.cat([v for v, _ in found]), torch.cat([c for _, c in found])
+
+
+def _join(index: Tensor, best: Tensor, start: int, values: Tensor, columns: Tensor) -> None:
+    """Merge a block's best into the running ones, in place."""
+    # what was kept before has lower indices, so a stable sort of [before | now] breaks ties as the rule says
+    k = best.shape[1]
+    values, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
+    index.copy_(torch.cat([index, columns + start], dim=1).gather(1, order)[:, :k])
+    best.copy_(values[:, :k])                                # the -1 of the start outlast every excluded key
+
+
+def first_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Top-k of each row, ties to the lower column: torch.topk, then a repair of rows where a tie straddles rank k.
+
+    Returns:
+        values and columns, (n, k).
+    """
     values, positions = similarity.topk(k, dim=1)
     least = values[:, -1:]
     tied = ((similarity >= least).sum(dim=1) > k).nonzero().flatten()
@@ -116,134 +255,3 @@ def _first_k(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     positions, order = positions.sort(dim=1)
     values, rank = values.gather(1, order).sort(dim=1, descending=True, stable=True)
     return values, positions.gather(1, rank)
-
-
-def similar_categories(
-    features: Tensor, pool: Tensor, pool_categories: Sequence[str], *, by: str = "image", block: int = 2048
-) -> tuple[list[str], Tensor]:
-    """Cosine of each anchor image with each category of the pool.
-
-    Args:
-        features: (N, D) anchors. pool: (M, D), one category each in `pool_categories`, M >= 1.
-        by: "image": the category's nearest image. "prototype": the mean of the category's unit features.
-    Returns:
-        the C category names, sorted, and (N, C) float64 similarities: N x C is held in memory.
-    Raises:
-        ValueError: a shape or `by` is wrong, a feature or a prototype has no direction.
-    """
-    names, codes = _categories(pool, pool_categories, by)
-    keys = unit(pool)
-    targets = _prototypes(keys, codes, len(names)) if by == "prototype" else keys
-    anchors = unit(features)
-    result = torch.empty(len(anchors), len(names), dtype=torch.float64, device=keys.device)
-    for rows in _blocks(len(anchors), block):
-        result[rows] = _to_categories(anchors[rows], targets, codes, len(names), by, block)
-    return names, result
-
-
-def hard_negatives(
-    features: Tensor,
-    categories: Sequence[str],
-    pool: Tensor,
-    pool_categories: Sequence[str],
-    pool_ids: Sequence[str],
-    per_anchor: int = 3,
-    *,
-    by: str = "image",
-    block: int = 2048,
-) -> tuple[Tensor, Tensor]:
-    """For each anchor the most similar image of each of its `per_anchor` most similar wrong categories.
-
-    A category is as similar as its nearest image, or its prototype (`by`, see `similar_categories`). The anchor's
-    own category is left out, so an anchor may stand in the pool. Between categories of equal similarity the name
-    decides, between images of one category the pool id (both in string order): the order of the input changes
-    nothing but the indices.
-
-    Args:
-        features: (N, D) anchors and their N `categories`.
-        pool: (M, D) candidates, their M `pool_categories` and M unique `pool_ids`.
-        per_anchor: negatives wanted, >= 1 (Finedefics: 3).
-    Returns:
-        indices into the pool (N, per_anchor) int64 and cosines anchor-image (N, per_anchor) float64, hardest image
-        first; -1 and -inf at the end of a row where there are fewer wrong categories than `per_anchor`.
-    Raises:
-        ValueError: lengths or shapes disagree, an id comes twice, `by` is unknown, a feature or prototype has no
-        direction.
-    """
-    if len(categories) != len(features) or len(pool_ids) != len(pool) or per_anchor < 1 or block < 1:
-        raise ValueError("one category an anchor, one id a pool image, per_anchor >= 1 and block >= 1 are needed")
-    if len(set(pool_ids)) != len(pool_ids):
-        raise ValueError("pool ids must be unique")
-    names, codes = _categories(pool, pool_categories, by)
-    order = sorted(range(len(pool_ids)), key=pool_ids.__getitem__)
-    order_t = torch.tensor(order, dtype=torch.long, device=pool.device)
-    keys, codes = unit(pool)[order_t], codes[order_t]        # in id order: "lower index first" is now "lower id first"
-    anchors = unit(features)
-    chosen = _wrong_categories(anchors, categories, keys, names, codes, per_anchor, by, block)
-    position = torch.full_like(chosen, -1)
-    cosine = torch.full(chosen.shape, -torch.inf, dtype=torch.float64, device=keys.device)
-    for code in range(len(names)):
-        rows, column = (chosen == code).nonzero(as_tuple=True)
-        members = (codes == code).nonzero().flatten()
-        near, value = _topk(anchors[rows], keys[members], 1, block)
-        position[rows, column] = order_t[members[near.flatten()]]
-        cosine[rows, column] = value.flatten()
-    cosine, rank = cosine.sort(dim=1, descending=True, stable=True)
-    return position.gather(1, rank), cosine
-
-
-def _wrong_categories(
-    anchors: Tensor,
-    categories: Sequence[str],
-    keys: Tensor,
-    names: list[str],
-    codes: Tensor,
-    per_anchor: int,
-    by: str,
-    block: int,
-) -> Tensor:
-    """(N, per_anchor) codes of the most similar categories other than the anchor's own, -1 where there is none."""
-    code_of = {name: code for code, name in enumerate(names)}
-    own = torch.tensor([code_of.get(c, -1) for c in categories], dtype=torch.long, device=keys.device)
-    codes_of_names = torch.arange(len(names), device=keys.device)
-    targets = _prototypes(keys, codes, len(names)) if by == "prototype" else keys
-    chosen = torch.full((len(anchors), per_anchor), -1, dtype=torch.long, device=keys.device)
-    for rows in _blocks(len(anchors), block):
-        similarity = _to_categories(anchors[rows], targets, codes, len(names), by, block)
-        similarity.masked_fill_(own[rows, None] == codes_of_names[None, :], -torch.inf)
-        values, found = _first_k(similarity, min(per_anchor, len(names)))
-        chosen[rows, : found.shape[1]] = found.masked_fill(torch.isneginf(values), -1)
-    return chosen
-
-
-def _to_categories(anchors: Tensor, targets: Tensor, codes: Tensor, count: int, by: str, block: int) -> Tensor:
-    """(n, C) cosine of n anchors with the categories; `targets`: the prototypes, or the images with their `codes`."""
-    if by == "prototype":
-        return anchors @ targets.T
-    best = torch.full((len(anchors), count), -torch.inf, dtype=torch.float64, device=targets.device)
-    for columns in _blocks(len(targets), block):
-        similarity = anchors @ targets[columns].T
-        best.scatter_reduce_(1, codes[columns].expand(len(anchors), -1), similarity, "amax")
-    return best
-
-
-def _prototypes(keys: Tensor, codes: Tensor, count: int) -> Tensor:
-    """(C, D) unit mean of each category; sums of multiples of 2^-26 are exact, whatever the order of the pool."""
-    sums = torch.zeros(count, keys.shape[1], dtype=torch.float64, device=keys.device).index_add_(0, codes, keys)
-    return unit(sums)
-
-
-def _categories(pool: Tensor, pool_categories: Sequence[str], by: str) -> tuple[list[str], Tensor]:
-    """The sorted names and each pool image's code (M,)."""
-    if by not in BY:
-        raise ValueError(f"by must be one of {BY}, got {by!r}")
-    if len(pool_categories) != len(pool) or not len(pool):
-        raise ValueError(f"one category a pool image is needed: {len(pool_categories)} for {len(pool)} images")
-    names = sorted(set(pool_categories))
-    code_of = {name: code for code, name in enumerate(names)}
-    return names, torch.tensor([code_of[c] for c in pool_categories], dtype=torch.long, device=pool.device)
-
-
-def _blocks(count: int, block: int) -> Iterator[slice]:
-    for start in range(0, count, block):
-        yield slice(start, min(start + block, count))

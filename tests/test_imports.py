@@ -25,6 +25,8 @@ LEVELS = [
     ("fgvr.datasets*", "1"),
     ("fgvr.models", "2"), ("fgvr.models.base", "2"),
     ("fgvr.tensors", "2H"), ("fgvr.losses", "2H"), ("fgvr.topk", "2H"),
+    ("fgvr.rules", "2H"), ("fgvr.negatives", "2H"), ("fgvr.features", "2H"),
+    ("fgvr.names", "0"), ("fgvr.groups", "1"),
     ("fgvr.models.*", "3H"), ("fgvr.training*", "3H"),
     ("fgvr.stages.align", "4H"), ("fgvr.stages.tune", "4H"),  # their objectives are tensor code
     ("fgvr.stages*", "4"), ("fgvr.analysis*", "4"),

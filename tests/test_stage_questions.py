@@ -122,7 +122,7 @@ def test_settings_that_make_no_sense(given: dict, message: str) -> None:
 
 
 def by_text(n: int, category: str, similarities: dict[str, float]) -> dict:
-    """What mine-negatives --by text --per-anchor 5 writes."""
+    """What mine-negatives --of names --per-anchor 5 writes."""
     wrong = sorted((name for name in similarities if name != category), key=lambda name: -similarities[name])[:5]
     return record(n, category) | {
         "category_similarity": similarities[category],
@@ -173,7 +173,7 @@ def test_same_coarse_stays_in_the_family_while_it_can() -> None:
 @pytest.mark.parametrize(
     ("row", "policy", "message"),
     [
-        (record(0, "x", ["a", "b", "c"]), "foci4", "no 'category_rank'; run `fgvr mine-negatives --by text` first"),
+        (record(0, "x", ["a", "b", "c"]), "foci4", "no 'category_rank'; run `fgvr mine-negatives --of names` first"),
         (record(0, "x", ["a", "b"]), "topwrong", "2 negatives for 3 wrong options; mine with --per-anchor 3"),
         (record(0, "x"), "topwrong", "no 'negatives'; run `fgvr mine-negatives` first"),
         (record(0, "x") | {"negatives": [{"category": "y"}] * 3}, "topwrong", "no 'similarity'"),

@@ -1,14 +1,13 @@
 """Exact top-k and hard negatives against full sorts in plain Python."""
 
 import math
-import random
 from fractions import Fraction
 
 import pytest
 import torch
 
 from fgvr import topk as module
-from fgvr.topk import hard_negatives, similar_categories, topk, unit
+from fgvr.topk import topk, unit
 
 
 def clustered(count, width, seed, copies=0):
@@ -97,12 +96,52 @@ def test_more_wanted_than_there_are_and_no_queries():
     assert topk(torch.eye(2), torch.zeros(0, 2), 1)[0].tolist() == [[-1], [-1]]
 
 
+@pytest.mark.parametrize("rough", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [2, 40, 300])
+def test_the_rough_product_first_changes_nothing(width, rough):
+    """Random, crowded (two dimensions), tied beyond any k, and excluded pairs, against products of everything."""
+    queries, keys = clustered(70, width, 1), clustered(900, width, 2, copies=300)
+    keys[500:] = keys[500]
+    queries[:20] = keys[:20]
+    groups = torch.arange(70) % 7, torch.arange(900) % 8
+    for k, exclude in ((1, None), (10, groups), (50, groups), (50, (groups[0] * 0, groups[1] * 0 + (groups[1] > 6)))):
+        similarity = unit(queries) @ unit(keys).T
+        if exclude:
+            similarity[exclude[0][:, None] == exclude[1][None]] = -math.inf
+        values, order = similarity.sort(dim=1, descending=True, stable=True)
+        order[values == -math.inf] = -1
+        for block in (9, 64, 1000):
+            index, cosine = topk(queries, keys, k, block=block, exclude=exclude, rough=rough)
+            assert torch.equal(index, order[:, :k]) and torch.equal(cosine, values[:, :k]), (k, block)
+
+
+def test_keys_that_are_not_kept_give_the_same(monkeypatch):
+    queries, keys = clustered(30, 8, 3), clustered(500, 8, 4, copies=100)
+    kept = topk(queries, keys, 5, block=8)
+    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    assert all(torch.equal(a, b) for a, b in zip(topk(queries, keys, 5, block=8), kept, strict=True))
+
+
+def test_equals_faiss():
+    """The flat index finds the same keys; its float32 similarities agree to float32's last digits."""
+    faiss = pytest.importorskip("faiss")
+    queries, keys = torch.randn(100, 64, generator=torch.Generator().manual_seed(0)), clustered(3000, 64, 1)
+    keys += 0.5 * torch.randn(3000, 64, generator=torch.Generator().manual_seed(2))
+    index, cosine = topk(queries, keys, 20)
+    flat = faiss.IndexFlatIP(64)
+    flat.add(torch.nn.functional.normalize(keys, dim=1).numpy())
+    values, found = flat.search(torch.nn.functional.normalize(queries, dim=1).numpy(), 20)
+    assert (index == torch.from_numpy(found)).float().mean() > 0.999      # near-ties may change places in float32
+    assert torch.equal(index.sort(1).values, torch.from_numpy(found).sort(1).values)
+    assert (cosine - torch.from_numpy(values)).abs().max() < 1e-6
+
+
 def test_never_holds_a_full_similarity_matrix(monkeypatch):
     seen = []
-    original = module._first_k
-    monkeypatch.setattr(module, "_first_k", lambda s, k: seen.append(tuple(s.shape)) or original(s, k))
-    topk(torch.randn(100, 4), torch.randn(90, 4), 3, block=16)
-    assert max(r for r, _ in seen) <= 16 and max(c for _, c in seen) <= 16 and len(seen) == 7 * 6
+    original = module.first_k
+    monkeypatch.setattr(module, "first_k", lambda s, k: seen.append(s.numel()) or original(s, k))
+    topk(torch.randn(100, 4), torch.randn(900, 4), 3, block=16)
+    assert len(seen) > 7 and max(seen) <= 16 * module.WIDE * 16
 
 
 def test_extreme_scales_have_a_direction_and_zero_has_none():
@@ -125,97 +164,3 @@ def test_extreme_scales_have_a_direction_and_zero_has_none():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         topk(*arguments)
-
-
-# ---- hard negatives ----
-
-
-def slow_negatives(features, categories, pool, pool_categories, pool_ids, per_anchor, by):
-    """[(pool id, cosine)] an anchor: rank the wrong categories, then take the nearest image of each."""
-    anchors, keys = unit(features), unit(pool)
-    names = sorted(set(pool_categories))
-    members = {n: [j for j, c in enumerate(pool_categories) if c == n] for n in names}
-    prototypes = unit(torch.stack([keys[members[n]].sum(0) for n in names]))
-    result = []
-    for anchor, own in zip(anchors, categories, strict=True):
-        nearest = {n: min((-exact(anchor, keys[j]), pool_ids[j]) for j in members[n]) for n in names}
-        rank = {n: nearest[n][0] if by == "image" else -exact(anchor, prototypes[names.index(n)]) for n in names}
-        chosen = sorted((rank[n], n) for n in names if n != own)[:per_anchor]
-        # sorted() keeps the category order between equally similar images
-        result.append([(nearest[n][1], -nearest[n][0]) for _, n in sorted(chosen, key=lambda c: nearest[c[1]][0])])
-    return result
-
-
-def world(seed, anchors=12, pool=40, kinds=6):
-    draw = random.Random(seed)
-    names = [f"kind {i}" for i in range(kinds)]
-    features, others = clustered(anchors, 6, seed), clustered(pool, 6, seed + 1, copies=20)
-    features[: anchors // 2] = others[: anchors // 2]
-    pool_categories = names + [draw.choice(names) for _ in range(pool - kinds)]
-    ids = [f"img{i:03d}" for i in draw.sample(range(999), pool)]
-    return features, [draw.choice([*names, "elsewhere"]) for _ in range(anchors)], others, pool_categories, ids
-
-
-@pytest.mark.parametrize("by", module.BY)
-@pytest.mark.parametrize("seed", range(4))
-def test_hard_negatives_equal_plain_loops_at_any_block_and_pool_order(by, seed):
-    features, categories, pool, pool_categories, ids = world(seed)
-    want = slow_negatives(features, categories, pool, pool_categories, ids, 3, by)
-    for block in (1, 5, 7, 1000):
-        order = random.Random(block).sample(range(len(pool)), len(pool))
-        index, cosine = hard_negatives(
-            features, categories, pool[order], [pool_categories[i] for i in order], [ids[i] for i in order], 3,
-            by=by, block=block,
-        )  # fmt: skip
-        got = [
-            [(ids[order[j]], Fraction(s)) for j, s in zip(*row, strict=True)]
-            for row in zip(index.tolist(), cosine.tolist(), strict=True)
-        ]
-        assert got == want, block
-
-
-def test_image_and_prototype_rank_differently():
-    # one outlier of "far" touches the anchor, but "near" is closer as a whole
-    pool = torch.tensor([[1.0, 0.01], [-1, 0.2], [-1, 0.1], [1, 0.3], [1, 0.25]])
-    kinds = ["far", "far", "far", "near", "near"]
-    anchor = torch.tensor([[1.0, 0]])
-    for by, first in (("image", "far"), ("prototype", "near")):
-        index, _ = hard_negatives(anchor, ["own"], pool, kinds, list("abcde"), 1, by=by)
-        assert kinds[index.item()] == first
-    names, scores = similar_categories(anchor, pool, kinds, by="image")
-    assert names == ["far", "near"] and scores[0].tolist() == pytest.approx([0.99995, 0.970143], abs=1e-5)
-    _, scores = similar_categories(anchor, pool, kinds, by="prototype")
-    assert scores[0].tolist() == pytest.approx([-0.9544, 0.9641], abs=1e-3)
-
-
-def test_similarities_come_hardest_first_and_missing_ones_last():
-    features, categories, pool, pool_categories, ids = world(7)
-    index, cosine = hard_negatives(features, categories, pool, pool_categories, ids, 9, by="prototype")
-    for own, row, similarity in zip(categories, index.tolist(), cosine.tolist(), strict=True):
-        wrong = 6 - (own != "elsewhere")
-        assert similarity == sorted(similarity, reverse=True) and row[wrong:] == [-1] * (9 - wrong)
-        found = [pool_categories[j] for j in row[:wrong]]
-        assert own not in found and len(set(found)) == wrong
-
-
-def test_wrong_pools_are_refused():
-    features, categories, pool, pool_categories, ids = world(0)
-    with pytest.raises(ValueError, match="unique"):
-        hard_negatives(features, categories, pool, pool_categories, ["x"] * len(pool), 3)
-    with pytest.raises(ValueError, match="one category a pool image"):
-        hard_negatives(features, categories, pool, pool_categories[:-1], ids, 3)
-    with pytest.raises(ValueError, match="one category an anchor"):
-        hard_negatives(features, categories[:-1], pool, pool_categories, ids, 3)
-    with pytest.raises(ValueError, match="by must be"):
-        hard_negatives(features, categories, pool, pool_categories, ids, 3, by="text")
-    with pytest.raises(ValueError, match="has no direction"):          # a category whose images cancel out
-        similar_categories(torch.eye(2), torch.tensor([[1.0, 0], [-1.0, 0]]), ["x", "x"], by="prototype")
-
-
-@pytest.mark.gpu
-def test_a_gpu_gives_the_same_bits():
-    features, categories, pool, pool_categories, ids = world(3, 200, 500, 20)
-    for by in module.BY:
-        on_cpu = hard_negatives(features, categories, pool, pool_categories, ids, 3, by=by)
-        on_gpu = hard_negatives(features.cuda(), categories, pool.cuda(), pool_categories, ids, 3, by=by, block=64)
-        assert all(torch.equal(a, b.cpu()) for a, b in zip(on_cpu, on_gpu, strict=True))

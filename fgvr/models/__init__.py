@@ -18,7 +18,7 @@ ANSWERERS = {
     "openai": "fgvr.models.openai:open_answerer",
     "clip": "fgvr.models.clip:open_answerer",
 }
-ENCODERS = {"clip": "fgvr.models.clip:open_encoder"}
+ENCODERS = {"clip": "fgvr.models.clip:open_encoder", "hf": "fgvr.models.encoders:open_encoder"}
 
 
 def split_spec(spec: str, table: dict[str, str], folder_scheme: str) -> tuple[str, str, str | None]:
@@ -49,8 +49,11 @@ def open_answerer(spec: str, **options: Any) -> Answerer:
 
 
 def open_encoder(spec: str, **options: Any) -> Encoder:
-    """Open a CLIP-like model. Raises as open_answerer does."""
-    return _open(spec, ENCODERS, "clip", options)
+    """Open a CLIP-like model: a folder of open_clip or of transformers, or a name. Raises as open_answerer does."""
+    ours = os.path.isfile(os.path.join(spec, "config.json")) and not os.path.isfile(
+        os.path.join(spec, "open_clip_config.json")
+    )
+    return _open(spec, ENCODERS, "hf" if ours else "clip", options)
 
 
 def _open(spec: str, table: dict[str, str], folder_scheme: str, options: dict[str, Any]) -> Any:

@@ -24,6 +24,9 @@ def main(wanted: list[str]) -> int:
         benchmark = importlib.import_module(f"tests.bench.bench_{name}").benchmark()
         try:
             found = harness.ratios(benchmark)
+        except ModuleNotFoundError as error:
+            print(f"bench: {name}: skipped: {error}", file=sys.stderr)
+            continue
         except AssertionError as error:
             print(f"bench: {name}: outputs differ, not measured: {error}", file=sys.stderr)
             status = 1
