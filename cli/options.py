@@ -85,6 +85,11 @@ encoder = click.option("--encoder", required=True, metavar="SPEC", help="CLIP fo
 adapter = click.option(
     "--adapter", type=InputFolder(hashed=True), metavar="DIR", help="Adapter folder from align or tune."
 )
+prompt = click.option("--prompt", type=InputFile(), metavar="FILE", help="A template instead of the paper's prompt.")
+record = click.option(
+    "--record", cls=How, type=click.Path(dir_okay=False), metavar="FILE",
+    help="Keep each reply in FILE, for replay:FILE; ask for none that is there.",
+)  # fmt: skip
 device = click.option("--device", cls=How, default="auto", show_default=True, help="cpu, cuda, cuda:1, …, or auto.")
 
 _FAULTS = [

@@ -13,7 +13,7 @@ from typing import Any
 from fgvr.errors import FgvrError, UsageError
 from fgvr.models.base import Answerer, Encoder
 
-ANSWERERS = {"hf": "fgvr.models.hf:open_answerer"}
+ANSWERERS = {"hf": "fgvr.models.hf:open_answerer", "replay": "fgvr.models.replay:open_answerer"}
 ENCODERS = {"clip": "fgvr.models.clip:open_encoder"}
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fgvr.errors import FgvrError
-from fgvr.models import loading
-from fgvr.models.base import Answerer, Ask
+from fgvr.models import loading, shared_prefix
+from fgvr.models.base import Answerer, Ask, Said
+from fgvr.models.generating import replies
 from fgvr.models.vlm import IGNORE, Vlm
 
 
@@ -31,16 +32,6 @@ def open_answerer(name: str, revision: str | None = None, device: str = "auto", 
     return TextAnswerer(name, revision, device)
 
 
-def _greedy(model: Any, tokenizer: Any, max_new_tokens: int, **inputs: Any) -> list[str]:
-    """Greedy replies, the prompt cut off, special tokens removed."""
-    known = inputs.get("input_ids")
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    if known is not None:
-        ids = ids[:, known.shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-
 class VlmAnswerer:
     """Images and text in, text out. Questions that share one image object in a call encode it once."""
 
@@ -52,13 +43,35 @@ class VlmAnswerer:
             vlm.tokenizer.pad_token = vlm.tokenizer.eos_token
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
-        replies: dict[int, str] = {}
+        return [text for text, _ in self.reply_scored(asks, max_new_tokens)]
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        (said,) = self._reply([ask], ask.image is not None, max_new_tokens, temperature=temperature, seed=seed)
+        return said.text
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int) -> list[Said]:
+        found: dict[int, Said] = {}
         for with_image in (True, False):
             chosen = [i for i, ask in enumerate(asks) if (ask.image is not None) == with_image]
+            if chosen and with_image:
+                found.update(self._shared([asks[i] for i in chosen], chosen, max_new_tokens))
+                chosen = [i for i in chosen if i not in found]
             if chosen:
-                found = self._reply([asks[i] for i in chosen], with_image, max_new_tokens)
-                replies.update(zip(chosen, found, strict=True))
-        return [replies[i] for i in range(len(asks))]
+                said = self._reply([asks[i] for i in chosen], with_image, max_new_tokens)
+                found.update(zip(chosen, said, strict=True))
+        return [found[i] for i in range(len(asks))]
+
+    def _shared(self, asks: list[Ask], places: list[int], max_new_tokens: int) -> dict[int, Said]:
+        """Replies to the questions that share an image object with another one (shared_prefix)."""
+        prompts = [self.vlm.chat([(ask.prompt, None)], True) for ask in asks]
+        found = shared_prefix.reply(
+            self.vlm,
+            prompts,
+            [id(ask.image) for ask in asks],
+            lambda rows: self._inputs([asks[row] for row in rows], [prompts[row] for row in rows]),
+            max_new_tokens,
+        )
+        return {places[row]: said for row, said in found.items()}
 
     @torch.inference_mode()
     def likelihood(self, asks: Sequence[Ask], replies: Sequence[str]) -> list[float]:
@@ -86,32 +99,34 @@ class VlmAnswerer:
         each[wanted] = logits.log_softmax(-1).gather(1, labels[:, 1:][wanted].unsqueeze(1)).squeeze(1)
         return (each.sum(1) / wanted.sum(1)).tolist()
 
-    def _reply(self, asks: list[Ask], with_image: bool, max_new_tokens: int) -> list[str]:
+    def _reply(self, asks: list[Ask], with_image: bool, max_new_tokens: int, **draw: Any) -> list[Said]:
         vlm = self.vlm
         prompts = [vlm.chat([(ask.prompt, None)], with_image) for ask in asks]
-        options: dict[str, Any] = {"padding": True, "return_tensors": "pt", **vlm.text_options(prompts[0])}
         if not with_image:
-            inputs: dict[str, Any] = dict(vlm.tokenizer(prompts, **options).to(vlm.device))
-            return _greedy(vlm.model, vlm.tokenizer, max_new_tokens, **inputs)
-        if vlm.parts is not None and vlm.parts.text_expands:
-            return self._reply_encoded_once(asks, prompts, options, max_new_tokens)
-        inputs = dict(vlm.processor(text=prompts, images=[[ask.image] for ask in asks], **options).to(vlm.device))
-        return _greedy(
-            vlm.model, vlm.tokenizer, max_new_tokens, **{k: _cast(v, vlm.model.dtype) for k, v in inputs.items()}
-        )
+            inputs: dict[str, Any] = dict(vlm.tokenizer(prompts, **self._options(prompts)).to(vlm.device))
+        elif vlm.parts is not None and vlm.parts.text_expands:
+            inputs = self._encoded_once(asks, prompts)
+        else:
+            inputs = self._inputs(asks, prompts)
+        return replies(vlm.model, vlm.tokenizer, max_new_tokens, **draw, **inputs)
 
-    def _reply_encoded_once(
-        self, asks: list[Ask], prompts: list[str], options: dict[str, Any], max_new_tokens: int
-    ) -> list[str]:
+    def _options(self, prompts: list[str]) -> dict[str, Any]:
+        return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompts[0])}
+
+    def _inputs(self, asks: list[Ask], prompts: list[str]) -> dict[str, Any]:
+        """What the model takes for some questions, left-padded."""
+        images = [[ask.image] for ask in asks]
+        inputs = self.vlm.processor(text=prompts, images=images, **self._options(prompts)).to(self.vlm.device)
+        return {key: _cast(value, self.vlm.model.dtype) for key, value in inputs.items()}
+
+    def _encoded_once(self, asks: list[Ask], prompts: list[str]) -> dict[str, Any]:
         vlm = self.vlm
         unique = {id(ask.image): ask.image for ask in asks}
         with torch.inference_mode():
             features = dict(zip(unique, vlm.features(vlm.pixels(list(unique.values()))), strict=True))  # type: ignore[arg-type]
-            inputs = vlm.processor(text=prompts, **options).to(vlm.device)
+            inputs = vlm.processor(text=prompts, **self._options(prompts)).to(vlm.device)
             embeds = vlm.embed(inputs["input_ids"], [features[id(ask.image)] for ask in asks])
-        return _greedy(
-            vlm.model, vlm.tokenizer, max_new_tokens, inputs_embeds=embeds, attention_mask=inputs["attention_mask"]
-        )
+        return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -133,6 +148,12 @@ class TextAnswerer:
         self.about = loading.about(name, revision, self.model)
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        return [text for text, _ in self.reply_scored(asks, max_new_tokens)]
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        return self.reply_scored([ask], max_new_tokens, temperature=temperature, seed=seed)[0].text
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int, **draw: Any) -> list[Said]:
         if any(ask.image is not None for ask in asks):
             raise FgvrError(
                 f"model {self.name}: is a language model and cannot see images; name a vision-language model"
@@ -146,7 +167,7 @@ class TextAnswerer:
             return_token_type_ids=False,
             add_special_tokens=not (bos and prompts[0].startswith(bos)),
         )
-        return _greedy(self.model, self.tokenizer, max_new_tokens, **inputs.to(self.model.device))
+        return replies(self.model, self.tokenizer, max_new_tokens, **draw, **inputs.to(self.model.device))
 
     def _prompt(self, text: str) -> str:
         """In the model's chat template where it has one; a base model gets the bare text."""
