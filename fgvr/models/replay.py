@@ -66,22 +66,22 @@ class Keys:
 class Recording:
     """The lines of a recording by key: where each stands in the file, so that memory grows with their number only."""
 
-    def __init__(self, path: str, file: IO[bytes]) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.at: dict[tuple[str, str], int] = {}  # (key, model) -> offset
         self.models: dict[str, dict[str, Any]] = {}
         self.end = 0
 
-    def read(self, torn: bool) -> None:
-        """Index the file; with `torn` a last line that broke off is left out.
+    def read(self, file: IO[bytes]) -> None:
+        """Index the file; a last line that broke off is left out.
 
         Raises:
             FgvrError: a line that is none of a recording.
         """
-        for number, line in enumerate(self.file, 1):
+        for number, line in enumerate(file, 1):
             entry = _entry(line)
             if entry is None:
-                if torn and not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):
                     break
                 raise FgvrError(f"{self.path}:{number}: no recorded reply; name a file that --record wrote")
             self.at.setdefault((entry["key"], entry["model"]), self.end)
@@ -93,8 +93,9 @@ class Recording:
         offset = self.at.get((key, model))
         if offset is None:
             return None
-        self.file.seek(offset)
-        entry = decode(self.file.readline().decode())
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            entry = decode(file.readline().decode())
         return Said(entry["reply"], entry.get("confidence"))
 
 
@@ -111,11 +112,12 @@ class Replay:
     """Replies from a recording, and no others."""
 
     def __init__(self, path: str) -> None:
+        self.recording = Recording(path)
         try:
-            self.recording = Recording(path, open(path, "rb"))  # noqa: SIM115  # for as long as the process lives
+            with open(path, "rb") as file:
+                self.recording.read(file)
         except OSError as error:
             raise FgvrError(f"model replay:{path}: {(error.strerror or '').lower()}; name a file of --record") from error
-        self.recording.read(torn=True)
         if len(self.recording.models) != 1:
             names = ", ".join(str(about.get("name")) for about in self.recording.models.values()) or "no model"
             raise FgvrError(f"model replay:{path}: holds replies of {names}, one is needed; record each in its own file")
@@ -155,12 +157,11 @@ class Recorder:
     def __init__(self, model: Answerer, path: str) -> None:
         self.model, self.about, self.path = model, model.about, path
         try:
-            self.fd = output.lock(Path(os.path.realpath(path)))
+            self.file = os.fdopen(output.lock(Path(os.path.realpath(path))), "r+b")
         except OSError as error:
             raise output.unwritable(path, error, resume=False) from error
-        self.file = os.fdopen(self.fd, "r+b")
-        self.recording = Recording(path, self.file)
-        self.recording.read(torn=True)
+        self.recording = Recording(path)
+        self.recording.read(self.file)
         self.file.truncate(self.recording.end)
         self.id = hashlib.sha256(json.dumps(model.about, sort_keys=True).encode()).hexdigest()[:16]
         self.keys = Keys()

@@ -87,7 +87,7 @@ def reply(
     by_image: dict[int, list[int]] = {}
     for row, image in enumerate(images):
         by_image.setdefault(image, []).append(row)
-    plans = [_plan(vlm, prompts, rows) for rows in by_image.values() if len(rows) > 1]
+    plans = [planned(vlm, prompts, rows) for rows in by_image.values() if len(rows) > 1]
     for count in dict.fromkeys(len(plan.rows) for plan in plans if plan):  # equal numbers of questions go together
         chosen = [plan for plan in plans if plan and len(plan.rows) == count]
         encoded = _encode(vlm, inputs([plan.rows[0] for plan in chosen]), chosen, max_new_tokens)
@@ -105,7 +105,7 @@ def shareable(model: Any) -> bool:
     return model.config.model_type in FAMILIES and not steered and (config.repetition_penalty or 1.0) == 1.0
 
 
-def _plan(vlm: Vlm, prompts: Sequence[str], rows: list[int]) -> Plan | None:
+def planned(vlm: Vlm, prompts: Sequence[str], rows: list[int]) -> Plan | None:
     """How these prompts share their start; None when the image is not in it."""
     options = vlm.text_options(prompts[rows[0]])
     # with the image written out where the processor can do that by itself: the word after it may depend on it

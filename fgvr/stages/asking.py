@@ -59,14 +59,16 @@ def _free() -> None:
 
 def ahead(items: Iterable[T], work: Callable[[T], V], workers: int) -> Iterator[tuple[T, Future[V]]]:
     """Each item with its work, which threads have begun up to four items a thread before it is their turn."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[tuple[T, Future[V]]] = deque()
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(work, item)))
-                if len(waiting) > 4 * workers:
-                    yield waiting.popleft()
-            while waiting:
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[tuple[T, Future[V]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) > 4 * workers:
                 yield waiting.popleft()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield waiting.popleft()
+    except BaseException:  # also when nobody takes the rest
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(wait=False)  # what was given out may still be in work
