@@ -29,7 +29,7 @@ def command(job: Job, to: str | None, from_: str | None, attrs: str | None, supe
     \b
     Examples:
       fgvr convert --to finetune-csv -o finetune.csv questions.jsonl
-      fgvr convert --from finer-pairs --attrs flower_vqa_questions.txt --superclass flower flower_attributes_pairs_1.json
+      fgvr convert --from finer-pairs --attrs vqa_questions.txt --superclass flower attributes_pairs_1.json
     """
     from fgvr.errors import UsageError
     from fgvr.output import AtomicFolder

@@ -47,9 +47,9 @@ def command(
     from fgvr.stages.discover import discover
 
     template = job.text(prompt) if prompt is not None else prompts.DISCOVER
-    answerer = recorded(open_answerer(model, device=device), record)
+    opened = open_answerer(model, device=device)
     templates = [template, prompts.GENERAL, prompts.EXTRACT_GENERAL, prompts.EXTRACT]
-    with job.run(models=[answerer.about], prompts=templates) as run:
+    with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=templates) as run:
         how = settings.samples, settings.keep, settings.temperature, settings.seed
         run.write(
             discover(answerer, superclass, class_unit, settings.max_new_tokens, template, *how, attribute, drop)

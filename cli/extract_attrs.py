@@ -37,8 +37,11 @@ def command(
     from fgvr.stages.extract import by_superclass, extract
 
     questions = by_superclass(job.load(attrs, required=("superclass", "attribute", "question")))
-    answerer = recorded(open_answerer(model, device=device), record)
-    with job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run:
+    opened = open_answerer(model, device=device)
+    with (
+        recorded(opened, record) as answerer,
+        job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,
+    ):
         items = run.read(required=("image", "superclass"))
         how = settings.batch_size, settings.max_new_tokens, settings.group, settings.confidence, settings.workers
         run.write(extract(items, answerer, questions, image_root, *how))

@@ -47,11 +47,11 @@ def command(
         if job.source in ("-", None):
             raise UsageError("--noise takes answers of other records; give FILE instead of stdin")
         others = donors(job.load(job.source, required=("superclass", field, "category")), field)
-    answerer = recorded(open_answerer(model, device=device), record)
+    opened = open_answerer(model, device=device)
     notes: Counter[str] = Counter()
     wording = template or {"short": prompts.SUMMARISE_SHORT, "none": prompts.NO_DESCRIPTION}.get(settings.level)
     wording = wording or (prompts.DESCRIBE_CATEGORY if settings.source == "class" else prompts.SUMMARISE)
-    with job.run(models=[answerer.about], prompts=[wording]) as run:
+    with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=[wording]) as run:
         items = run.read(required=("superclass", *((field,) if settings.level != "none" else ())))
         how = template, settings.level, settings.source, settings.noise, others, settings.seed
         run.write(summarise(items, answerer, settings.batch_size, settings.max_new_tokens, notes, *how))

@@ -73,7 +73,8 @@ def parse_attributes(reply: str, most: int = 40) -> list[str]:
     are: bill shape, wing colour and size."). [] when nothing looks like a list of names.
     """
     reply = reply[:20_000]
-    objects = _names(name for _, name in re.findall(r"""["'](?:name|attribute)["']\s*:\s*(["'])([^"'\n]{1,80})\1""", reply))
+    quoted = re.findall(r"""["'](?:name|attribute)["']\s*:\s*(["'])([^"'\n]{1,80})\1""", reply)
+    objects = _names(name for _, name in quoted)
     if len(objects) > 1:
         return objects[:most]
     bracketed = [_names(_quoted(group)) for group in re.findall(r"[\[{][^\[\]{}]*", reply)]
@@ -117,7 +118,7 @@ def _names(found: Iterable[str]) -> list[str]:
 
 
 def merged(names: Iterable[str]) -> list[str]:
-    """The names without near-duplicates, the first spelling of each: "bill shape", "Bill-Shapes", "shape of the bill"."""
+    """The names without near-duplicates, the first spelling of "bill shape", "Bill-Shapes" and "shape of the bill"."""
     found: dict[str, str] = {}
     for name in names:
         found.setdefault(same_name(name), name)

@@ -66,7 +66,7 @@ class Discover:
 
     max_new_tokens: int = option(512, "Longest reply, in tokens.")
     samples: int = option(1, "Replies: one greedy one, or several drawn ones.")
-    keep: int | None = option(None, "Keep what this many samples name.  [default: more than half]")
+    keep: int | None = option(None, "Keep what so many samples name; by default more than half of them.")
     temperature: float = option(1.0, "Of drawn replies.")
     seed: int = option(0, "Seed of every draw.")
 
@@ -116,7 +116,7 @@ class Summarise(Generate):
         super().__post_init__()
         _between("noise", self.noise, 0, 1)
         if self.noise and (self.source == "class" or self.level == "none"):
-            raise ValueError("--noise is for descriptions made from attributes; leave out --source class and --level none")
+            raise ValueError("--noise is for descriptions made of attributes; leave out --source class, --level none")
 
 
 @dataclass(frozen=True)

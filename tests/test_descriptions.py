@@ -47,12 +47,17 @@ def test_mutual_information_equals_the_entropies() -> None:
 
     wanted = entropy(first) + entropy(second) - entropy(list(zip(first, second, strict=True)))
     assert mutual_information(first, second) == pytest.approx(wanted) and wanted > 0.5
-    assert mutual_information("abab", "xxyy") == pytest.approx(0) and mutual_information("aabb", "xxyy") == pytest.approx(1)
+    assert mutual_information("abab", "xxyy") == pytest.approx(0) and mutual_information(
+        "aabb", "xxyy"
+    ) == pytest.approx(1)
 
 
 def test_the_telling_attribute_comes_first_and_noise_tells_nothing() -> None:
     rows = [
-        {"category": str(n % 4), "attributes": {"constant": "a", "unique": f"u{n}", "telling": str(n % 4), "half": str(n % 2)}}
+        {
+            "category": str(n % 4),
+            "attributes": {"constant": "a", "unique": f"u{n}", "telling": str(n % 4), "half": str(n % 2)},
+        }
         for n in range(80)
     ]
     found = {r["attribute"]: r["value"] for r in information(rows)}
@@ -65,9 +70,8 @@ def test_the_telling_attribute_comes_first_and_noise_tells_nothing() -> None:
 class Letters:
     """Embeds a text as its counts of the letters a to z."""
 
-    about = {"name": "letters"}
-
     def __init__(self) -> None:
+        self.about = {"name": "letters"}
         self.calls: list[int] = []
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -77,7 +81,10 @@ class Letters:
 
 
 def triples(told: Sequence[str], each: int = 12) -> list[Record]:
-    return [{"id": f"{n}", "category": f"c{n % len(told)}", "description": told[n % len(told)] + "xyz"[n % 3]} for n in range(each * len(told))]
+    return [
+        {"id": f"{n}", "category": f"c{n % len(told)}", "description": told[n % len(told)] + "xyz"[n % 3]}
+        for n in range(each * len(told))
+    ]
 
 
 def test_distinctiveness() -> None:
@@ -86,8 +93,14 @@ def test_distinctiveness() -> None:
     assert value(found, "distinctiveness")["value"] == 1.0 and value(found, "distinctiveness")["n"] == 24
     same = list(distinctiveness(triples(["a"] * 4), encoder))  # type: ignore[arg-type]
     assert value(same, "distinctiveness")["value"] < 0.6
-    assert value(found, "inter-class distance", of="descriptions")["value"] > value(same, "inter-class distance", of="descriptions")["value"]
-    assert value(same, "inter-class distance", of="names")["value"] == value(found, "inter-class distance", of="names")["value"]
+    assert (
+        value(found, "inter-class distance", of="descriptions")["value"]
+        > value(same, "inter-class distance", of="descriptions")["value"]
+    )
+    assert (
+        value(same, "inter-class distance", of="names")["value"]
+        == value(found, "inter-class distance", of="names")["value"]
+    )
     assert max(encoder.calls) == 48
     whole = list(quality(triples(["aab", "bbc"]), encoder, seed=1))  # type: ignore[arg-type]
     assert value(whole, "distinctiveness")["value"] == 1.0

@@ -42,10 +42,8 @@ ASKS = [Ask("a", RED), Ask("b", RED), Ask("a", BLUE), Ask("a"), Ask("a", RED, {"
 
 def record(path: Path, asks: Sequence[Ask] = ASKS, name: str = "model") -> tuple[Model, list[str]]:
     model = Model(name)
-    with_file = Recorder(model, str(path))
-    found = with_file.reply(asks, 9)
-    with_file.file.close()
-    return model, found
+    with recorded(model, str(path)) as with_file:
+        return model, with_file.reply(asks, 9)
 
 
 def test_what_was_recorded_comes_back(tmp_path: Path) -> None:
@@ -66,7 +64,7 @@ def test_scores_and_samples_come_back(tmp_path: Path) -> None:
     again = open_answerer(f"replay:{tmp_path / 'r'}")
     assert again.reply_scored(ASKS, 9) == scored and scored[0].confidence == -0.1234567890123  # type: ignore[attr-defined]
     assert [again.sample(ASKS[0], 9, 0.5, seed) for seed in (1, 2)] == drawn  # type: ignore[attr-defined]
-    with pytest.raises(RecordError, match="temperature 0.5, seed 3"):
+    with pytest.raises(RecordError, match=r"temperature 0\.5, seed 3"):
         again.sample(ASKS[0], 9, 0.5, 3)  # type: ignore[attr-defined]
 
 
@@ -130,14 +128,15 @@ def test_files_that_cannot_be_recordings(tmp_path: Path) -> None:
     with pytest.raises(FgvrError, match="no such file"):
         open_answerer("replay:nowhere")
     (tmp_path / "r").write_text('{"key":"a"}\n{"key":"b"}\n')
-    for open_ in (lambda: open_answerer(f"replay:{tmp_path / 'r'}"), lambda: recorded(Model(), str(tmp_path / "r"))):
+    for open_ in (lambda: open_answerer(f"replay:{tmp_path / 'r'}"), lambda: Recorder(Model(), str(tmp_path / "r"))):
         with pytest.raises(FgvrError, match=r"r:1: no recorded reply"):
             open_()
     assert (tmp_path / "r").read_text().count("\n") == 2, "a file that is something else stays as it is"
     with pytest.raises(UsageError, match="--adapter has no effect"):
         open_answerer(f"replay:{tmp_path / 'r'}", adapter="x")
     model = Model()
-    assert recorded(model, None) is model
+    with recorded(model, None) as same:
+        assert same is model
 
 
 def test_one_run_records_at_a_time(tmp_path: Path) -> None:

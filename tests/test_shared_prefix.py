@@ -1,4 +1,4 @@
-"""Questions that share an image: replies and confidences are those of separate generation, the image is encoded once."""
+"""Questions that share an image: replies and confidences as by separate generation, the image encoded once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def test_replies_are_those_of_separate_generation(answerer: VlmAnswerer, monkeyp
     model = answerer.vlm.model.model
     original = model.get_image_features
     monkeypatch.setattr(
-        model, "get_image_features", lambda pixel_values, *a, **k: encoded.append(len(pixel_values)) or original(pixel_values, *a, **k)
+        model,
+        "get_image_features",
+        lambda pixel_values, *a, **k: encoded.append(len(pixel_values)) or original(pixel_values, *a, **k),
     )
     together = answerer.reply_scored(asks, NEW)
     assert sum(encoded) == 3, "each image once"
@@ -87,8 +89,9 @@ def test_a_long_prefix_in_a_small_window_is_not_shared(answerer: VlmAnswerer, mo
 @pytest.mark.parametrize(
     ("kind", "more", "shares"),
     [
-        ("llava", {}, True), ("llava", {"repetition_penalty": 1.0}, True), ("llava", {"repetition_penalty": 1.1}, False),
-        ("llava", {"no_repeat_ngram_size": 3}, False), ("paligemma", {}, False), ("blip-2", {}, False),
+        ("llava", {}, True), ("llava", {"repetition_penalty": 1.0}, True),
+        ("llava", {"repetition_penalty": 1.1}, False), ("llava", {"no_repeat_ngram_size": 3}, False),
+        ("paligemma", {}, False), ("blip-2", {}, False),
     ],
 )  # fmt: skip
 def test_what_would_not_be_exact_is_not_shared(kind: str, more: dict[str, float], shares: bool) -> None:

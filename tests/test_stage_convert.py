@@ -80,7 +80,9 @@ def test_the_forms_themselves() -> None:
     assert convert.to_sharegpt(ASKED[0])["conversations"][0]["value"].startswith("<image>")
     assert convert.to_trl(ASKED[1])["messages"][1] == {"role": "assistant", "content": [{"type": "text", "text": "C"}]}
     assert convert.to_trl(ASKED[1])["messages"][0]["content"][0] == {"type": "image"}
-    assert convert.to_finetune(ASKED[1])["question"].endswith("C. Crow\nAnswer with the letter from the given choices directly.")
+    assert convert.to_finetune(ASKED[1])["question"].endswith(
+        "C. Crow\nAnswer with the letter from the given choices directly."
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,11 @@ def test_files_that_are_something_else() -> None:
     for data, kind in ((b"a,b\n1,2\n", "pretrain-csv"), (b"3", "llava"), (b"{]", "trl"), (b"", "finetune-csv")):
         with pytest.raises(FgvrError, match=f"file: is no {kind} file"):
             read(data, kind)
-    for line, kind in ((b'{"conversations":[]}', "llava"), (b'{"a":1}\n[2]', "trl"), (b"type,question,answer\nmulti-image,a,b\n", "pretrain-csv")):
+    for line, kind in (
+        (b'{"conversations":[]}', "llava"),
+        (b'{"a":1}\n[2]', "trl"),
+        (b"type,question,answer\nmulti-image,a,b\n", "pretrain-csv"),
+    ):
         found = read(line, kind)
         assert found and all(isinstance(item, Bad) and item.where == f"file:{n}" for n, item in enumerate(found, 1))
 
@@ -168,7 +174,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- FineR's published files (FGVR_SHARED); counts of names: systems.md, section 6, rows 5 and 7 --
 
-SETS = {("bird", 1): (7, 247), ("bird", 3): (10, 492), ("flower", 1): (0, 263), ("flower", 3): (3, 700), ("pokemon", 3): (0, 47)}
+SETS = {
+    ("bird", 1): (7, 247),
+    ("bird", 3): (10, 492),
+    ("flower", 1): (0, 263),
+    ("flower", 3): (3, 700),
+    ("pokemon", 3): (0, 47),
+}
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
 """Recorded replies: `--record FILE` keeps what a model replies, replay:FILE gives it back byte for byte.
 
 A recording is JSONL, a line a reply: `key` (a hash of prompt, image pixels and generation settings), `prompt`, `image`
-(hash of its pixels, or null), `settings`, `reply`, `confidence` where it was asked for, `model` (the hash of what the run
-record says of it) and, in a model's first line, `about`. It is also what spares a paid reply from being paid for twice:
-a reply that is in the file is not asked for again.
+(hash of its pixels, or null), `settings`, `reply`, `confidence` where it was asked for, `model` (the hash of what the
+run record says of it) and, in a model's first line, `about`. It is also what spares a paid reply from being paid for
+twice: a reply that is in the file is not asked for again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -33,9 +34,17 @@ def open_answerer(name: str, revision: str | None = None, device: str = "auto", 
     return Replay(name if revision is None else f"{name}@{revision}")
 
 
-def recorded(model: Answerer, path: str | None) -> Answerer:
+@contextlib.contextmanager
+def recorded(model: Answerer, path: str | None) -> Iterator[Answerer]:
     """The model, its replies kept in a file where there is one."""
-    return model if path is None else Recorder(model, path)
+    if path is None:
+        yield model
+        return
+    recorder = Recorder(model, path)
+    try:
+        yield recorder
+    finally:
+        recorder.file.close()
 
 
 def key_of(ask: Ask, settings: Settings, image: str | None) -> str:
@@ -117,10 +126,14 @@ class Replay:
             with open(path, "rb") as file:
                 self.recording.read(file)
         except OSError as error:
-            raise FgvrError(f"model replay:{path}: {(error.strerror or '').lower()}; name a file of --record") from error
+            raise FgvrError(
+                f"model replay:{path}: {(error.strerror or '').lower()}; name a file of --record"
+            ) from error
         if len(self.recording.models) != 1:
             names = ", ".join(str(about.get("name")) for about in self.recording.models.values()) or "no model"
-            raise FgvrError(f"model replay:{path}: holds replies of {names}, one is needed; record each in its own file")
+            raise FgvrError(
+                f"model replay:{path}: holds replies of {names}, one is needed; record each in its own file"
+            )
         ((self.model, of),) = self.recording.models.items()
         self.about = {"name": f"replay:{os.path.basename(path)}", "sha256": provenance.sha256_file(path), "of": of}
         self.path, self.keys = path, Keys()
@@ -161,7 +174,11 @@ class Recorder:
         except OSError as error:
             raise output.unwritable(path, error, resume=False) from error
         self.recording = Recording(path)
-        self.recording.read(self.file)
+        try:
+            self.recording.read(self.file)
+        except FgvrError:
+            self.file.close()
+            raise
         self.file.truncate(self.recording.end)
         self.id = hashlib.sha256(json.dumps(model.about, sort_keys=True).encode()).hexdigest()[:16]
         self.keys = Keys()

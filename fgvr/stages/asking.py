@@ -11,7 +11,8 @@ from typing import TypeVar
 from fgvr.errors import UsageError
 from fgvr.models.base import Answerer, Ask, Said
 
-T, V = TypeVar("T"), TypeVar("V")
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Asker:
@@ -46,7 +47,7 @@ class Asker:
 
     def _reply(self, asks: Sequence[Ask]) -> list[Said]:
         if self.confidence:
-            return self.model.reply_scored(asks, self.max_new_tokens)  # type: ignore[attr-defined,no-any-return]
+            return self.model.reply_scored(asks, self.max_new_tokens)  # type: ignore[attr-defined]
         return [Said(text, None) for text in self.model.reply(asks, self.max_new_tokens)]
 
 

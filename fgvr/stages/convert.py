@@ -126,7 +126,9 @@ WRITERS: dict[str, Callable[[Record], Record]] = {
 # ---- in ----
 
 
-def read(lines: Iterator[bytes], kind: str, label: str, names: Sequence[str] = (), superclass: str = "") -> Iterator[Item]:
+def read(
+    lines: Iterator[bytes], kind: str, label: str, names: Sequence[str] = (), superclass: str = ""
+) -> Iterator[Item]:
     """The records of another tool's file, each with an id.
 
     Args:
@@ -142,10 +144,7 @@ def read(lines: Iterator[bytes], kind: str, label: str, names: Sequence[str] = (
     seen: dict[str, int] = {}
     for number, value in enumerate(found, 1):
         try:
-            if kind == "finer-pairs":
-                record = from_pairs(value, names, superclass)
-            else:
-                record = READERS[kind](value)
+            record = from_pairs(value, names, superclass) if kind == "finer-pairs" else READERS[kind](value)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             yield Bad(f"{label}:{number}", f"is no {kind} record ({error!r}); check --from", record=_plain(value))
             continue
@@ -200,7 +199,9 @@ def _taught(question: str, reply: str) -> Record:
     told = re.fullmatch(re.escape(prompts.DESCRIBE).replace(r"\{superclass\}", "(.+)"), question)
     if told:
         return {"superclass": told[1], "description": reply}
-    chosen = re.fullmatch(r"(?s)(.+)\nChoices:\n(A\. .+)\nAnswer with the letter from the given choices directly\.", question)
+    chosen = re.fullmatch(
+        r"(?s)(.+)\nChoices:\n(A\. .+)\nAnswer with the letter from the given choices directly\.", question
+    )
     if chosen is None:
         return {"kind": "open", "question": question, "answer": reply}
     options = [line.partition(". ")[2] for line in chosen[2].split("\n")]
@@ -231,7 +232,9 @@ def from_pairs(pair: tuple[str, Sequence[str]], names: Sequence[str], superclass
     """
     key, answers = pair
     if len(answers) != len(names) + 1:
-        raise RecordError(f"{key}: has {len(answers)} answers for {len(names)} attributes and the general one; check --attrs")
+        raise RecordError(
+            f"{key}: has {len(answers)} answers for {len(names)} attributes and the general one; check --attrs"
+        )
     said = key.rpartition("_")[0]
     category = {} if superclass == "bird" else {"category": said}
     values = dict(zip([prompts.GENERAL, *names], answers, strict=True))

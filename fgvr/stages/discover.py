@@ -64,7 +64,9 @@ def discover(
 
 def _without(names: Sequence[str], drop: Sequence[str]) -> list[str]:
     for word in drop:
-        fits = [n for n in names if word == prompts.attribute_type(n) or prompts.same_name(word) == prompts.same_name(n)]
+        fits = [
+            n for n in names if word == prompts.attribute_type(n) or prompts.same_name(word) == prompts.same_name(n)
+        ]
         if not fits and word not in prompts.ATTRIBUTE_TYPES:
             there = ", ".join([*prompts.ATTRIBUTE_TYPES, *names])
             raise FgvrError(f"--drop {word!r} is neither a type nor an attribute; there are {there}")

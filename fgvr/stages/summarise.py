@@ -50,7 +50,9 @@ def summarise(
     Source: Finedefics (arXiv 2501.15140), section 3.1 and Table 6.
     """
     if level == "none":
-        return each(items, lambda r: {**r, "description": prompts.fill(prompts.NO_DESCRIPTION, superclass=r["superclass"])})
+        return each(
+            items, lambda r: {**r, "description": prompts.fill(prompts.NO_DESCRIPTION, superclass=r["superclass"])}
+        )
     asker = Asker(model, batch, max_new_tokens)
     wording = template or (prompts.SUMMARISE_SHORT if level == "short" else prompts.SUMMARISE)
     told: dict[str, str] = {}  # category -> reply

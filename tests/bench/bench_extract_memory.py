@@ -19,7 +19,8 @@ QUESTIONS = {"bird": {f"part {n} colour": f"Part {n}?" for n in range(30)}}
 
 
 class Trivial:
-    about = {"name": "trivial"}
+    def __init__(self) -> None:
+        self.about = {"name": "trivial"}
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         return [f"{ask.prompt} {ask.image.size if ask.image else 0}" for ask in asks]
