@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from fgvr.cli.options import device, model, prompt, record, settings, stage_io
+from fgvr.cli.options import InputFolder, device, model, prompt, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Summarise
 
@@ -15,11 +15,12 @@ from fgvr.settings import Summarise
 @stage_io
 @model
 @prompt
+@click.option("--cub", type=InputFolder(), metavar="DIR", help="CUB_200_2011, whose annotations --source truth tells.")
 @record
 @device
 @settings(Summarise)
 def command(
-    job: Job, model: str, prompt: str | None, record: str | None, device: str, settings: Summarise
+    job: Job, model: str, prompt: str | None, cub: str | None, record: str | None, device: str, settings: Summarise
 ) -> None:
     """Write each image's attributes as one description.
 
@@ -35,12 +36,16 @@ def command(
       fgvr summarise --model examples/toy/vlm --noise 0.5 extracted.jsonl | jq -r .description
     """
     from fgvr import prompts
+    from fgvr.datasets.cub_attributes import truth
     from fgvr.errors import UsageError
     from fgvr.models import open_answerer
     from fgvr.models.replay import recorded
-    from fgvr.stages.summarise import SOURCES, donors, summarise
+    from fgvr.stages.summarise import SOURCES, donors, summarise, with_truth
 
-    field = SOURCES.get(settings.source, "category")
+    if cub is not None and (settings.source != "truth" or settings.noise or settings.level == "none"):
+        raise UsageError("--cub is for --source truth, without --noise and --level none; leave it out")
+    field = "image" if cub is not None else SOURCES.get(settings.source, "category")
+    annotated = truth(cub) if cub is not None else None
     template = job.text(prompt) if prompt is not None else None
     others = None
     if settings.noise:
@@ -53,6 +58,7 @@ def command(
     wording = wording or (prompts.DESCRIBE_CATEGORY if settings.source == "class" else prompts.SUMMARISE)
     with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=[wording]) as run:
         items = run.read(required=("superclass", *((field,) if settings.level != "none" else ())))
+        items = with_truth(items, annotated) if annotated is not None else items
         how = template, settings.level, settings.source, settings.noise, others, settings.seed
         run.write(summarise(items, answerer, settings.batch_size, settings.max_new_tokens, notes, *how))
     if notes["leaks"]:

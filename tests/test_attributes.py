@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from fgvr import prompts
+from fgvr.datasets.cub_attributes import named, truth
 from fgvr.errors import FgvrError, UsageError
 from fgvr.models.base import Ask, Said
 from fgvr.prompts import attribute_type, is_unknown, merged, parse_attributes, parse_group, same_name
@@ -20,7 +21,7 @@ from fgvr.records import Record
 from fgvr.stages.asking import Asker, ahead
 from fgvr.stages.discover import discover
 from fgvr.stages.extract import extract
-from fgvr.stages.summarise import donors, summarise
+from fgvr.stages.summarise import donors, summarise, with_truth
 from fgvr.stream import Bad
 from tests.test_stage_answers import Parrot
 
@@ -302,6 +303,42 @@ def test_noise_replaces_a_share_by_other_categories_answers() -> None:
     assert shuffled[::-1] == straight, "a draw depends on (seed, id) alone"
     with pytest.raises(FgvrError, match="only one"):
         donors(ROWS[:1], "attributes")
+
+
+def test_cub_s_annotations_are_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgvr.cli.summarise import command
+
+    root = tmp_path / "CUB_200_2011"
+    (root / "attributes").mkdir(parents=True)
+    (tmp_path / "attributes.txt").write_text(
+        "1 has_bill_shape::dagger\n2 has_bill_shape::hooked_(seabird)\n3 has_size::small\n"
+    )
+    (root / "images.txt").write_text("1 001.A/a.jpg\n2 001.A/b.jpg\n")
+    labels = ["1 1 1 3 0.5", "1 2 1 4 0.5 extra", "1 3 0 4 1", "2 1 1 2 1", "2 3 1 4 9"]
+    (root / "attributes" / "image_attribute_labels.txt").write_text("\n".join(labels) + "\n")
+    found = truth(root)
+    assert found == {"001.A/a.jpg": {"bill shape": "dagger and hooked (seabird)"}, "001.A/b.jpg": {"size": "small"}}
+    rows = [{"id": n, "image": f"images/001.A/{n}.jpg", "superclass": "bird"} for n in "abc"]
+    kept = list(with_truth(rows, found))
+    assert [r["attributes_true"] for r in kept if isinstance(r, dict)] == list(found.values())
+    assert isinstance(kept[2], Bad) and "no sure annotation" in kept[2].error
+    model = Parrot(lambda ask: ask.prompt.rpartition("- ")[2] + ".")
+    monkeypatch.setattr("fgvr.models.open_answerer", lambda spec, **options: model)
+    (tmp_path / "in").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    words = ["--model", "x", "--source", "truth", "--cub", str(root), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert CliRunner().invoke(command, words, catch_exceptions=False).exit_code == 0
+    told = [json.loads(line)["description"] for line in (tmp_path / "out").read_text().splitlines()]
+    assert told == ["bill shape: dagger and hooked (seabird).", "size: small."]
+    (root / "images.txt").write_text("1\n")
+    with pytest.raises(FgvrError, match=r"images.txt:1: '1' is not as in CUB-200-2011"):
+        truth(root)
+
+
+def test_cub_s_own_list_of_attributes(shared: Path) -> None:
+    lines = (shared / "metadata" / "cub200_meta" / "attributes.txt").read_text().splitlines()
+    names = [named(line.split()[1]) for line in lines]
+    assert len(names) == 312 and len({name for name, _ in names}) == 28
+    assert names[0] == ("bill shape", "curved (up or down)")
 
 
 def test_aliases_leak_too() -> None:

@@ -76,6 +76,18 @@ def summarise(
     return ordered(items, batch, work)
 
 
+def with_truth(items: Iterable[Item], annotated: Mapping[str, Mapping[str, str]]) -> Iterator[Item]:
+    """Records with `attributes_true` from annotations by image path, which a record's `image` ends with."""
+
+    def add(record: Record) -> Record:
+        found = annotated.get("/".join(record["image"].split("/")[-2:]))
+        if not found:
+            raise RecordError(f"image {record['image']!r} has no sure annotation; leave the record out")
+        return {**record, "attributes_true": dict(found)}
+
+    return each(items, add)
+
+
 def donors(records: Iterable[Record], field: str) -> Values:
     """The answers that `noise` draws from, in an order that does not depend on the records'.
 
