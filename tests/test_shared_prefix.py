@@ -105,8 +105,7 @@ def test_what_would_not_be_exact_is_not_shared(kind: str, more: dict[str, float]
 def test_confidence_is_the_mean_log_probability_to_the_end_of_the_reply(answerer: VlmAnswerer) -> None:
     ask = questions(answerer)[1]
     vlm = answerer.vlm
-    prompt = vlm.chat([(ask.prompt, None)], True)
-    inputs = answerer._inputs([ask], [prompt])
+    inputs = answerer._inputs([ask])
     with torch.no_grad():
         made = vlm.model.generate(
             **inputs, max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True

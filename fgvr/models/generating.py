@@ -19,7 +19,6 @@ def replies(
         temperature: > 0; each token is drawn from the whole vocabulary.
         seed: of that draw.
     """
-    known = inputs.get("input_ids")
     watch = Watch()
     drawn: dict[str, Any] = {"do_sample": False, "num_beams": 1}
     if temperature is not None:
@@ -28,13 +27,12 @@ def replies(
         if temperature is not None:
             torch.manual_seed(seed)
         ids = model.generate(**inputs, max_new_tokens=max_new_tokens, logits_processor=[watch], **drawn)
-    if known is not None:
-        ids = ids[:, known.shape[1] :]
-    return said(tokenizer, ids, watch.likely(ids), ends(model))
+    ids = ids[:, ids.shape[1] - len(watch.steps) :]  # whether or not it gave the prompt back
+    return said(tokenizer, ids, torch.stack(watch.steps, 1), ends(model))
 
 
 class Watch:
-    """A logits processor that changes nothing and keeps the log-probabilities of the tokens that are chosen."""
+    """A logits processor that changes nothing and keeps each step's log-probability of the likeliest token."""
 
     def __init__(self) -> None:
         self.steps: list[Tensor] = []
@@ -42,10 +40,6 @@ class Watch:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.steps.append(likeliest(scores))
         return scores
-
-    def likely(self, ids: Tensor) -> Tensor:
-        """(rows, tokens) for generated ids; of greedy replies, whose tokens are the likeliest."""
-        return torch.stack(self.steps[: ids.shape[1]], 1) if self.steps else torch.zeros(ids.shape)
 
 
 def likeliest(logits: Tensor) -> Tensor:
@@ -62,8 +56,6 @@ def ends(model: Any) -> list[int]:
 
 def said(tokenizer: Any, ids: Tensor, likely: Tensor, ends: list[int]) -> list[Said]:
     """Generated tokens and their log-probabilities, both (rows, tokens), as replies; nothing after an end counts."""
-    if not ids.shape[1]:
-        return [Said("", None)] * len(ids)
     over = torch.isin(ids, torch.tensor(ends, device=ids.device)).int()
     counts = (over.cumsum(1) - over) == 0
     mean = (likely * counts).sum(1) / counts.sum(1)

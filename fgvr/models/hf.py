@@ -68,7 +68,7 @@ class VlmAnswerer:
             self.vlm,
             prompts,
             [id(ask.image) for ask in asks],
-            lambda rows: self._inputs([asks[row] for row in rows], [prompts[row] for row in rows]),
+            lambda rows: self._inputs([asks[row] for row in rows]),
             max_new_tokens,
         )
         return {places[row]: said for row, said in found.items()}
@@ -107,14 +107,15 @@ class VlmAnswerer:
         elif vlm.parts is not None and vlm.parts.text_expands:
             inputs = self._encoded_once(asks, prompts)
         else:
-            inputs = self._inputs(asks, prompts)
+            inputs = self._inputs(asks)
         return replies(vlm.model, vlm.tokenizer, max_new_tokens, **draw, **inputs)
 
     def _options(self, prompts: list[str]) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompts[0])}
 
-    def _inputs(self, asks: list[Ask], prompts: list[str]) -> dict[str, Any]:
-        """What the model takes for some questions, left-padded."""
+    def _inputs(self, asks: Sequence[Ask]) -> dict[str, Any]:
+        """What the model takes for some questions on images, left-padded."""
+        prompts = [self.vlm.chat([(ask.prompt, None)], True) for ask in asks]
         images = [[ask.image] for ask in asks]
         inputs = self.vlm.processor(text=prompts, images=images, **self._options(prompts)).to(self.vlm.device)
         return {key: _cast(value, self.vlm.model.dtype) for key, value in inputs.items()}
