@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, device, image_root, model, settings, stage_io
+from fgvr.cli.options import InputFile, device, image_root, model, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Extract
 
@@ -14,24 +14,34 @@ from fgvr.settings import Extract
 @model
 @click.option("--attrs", type=InputFile(), required=True, metavar="FILE", help="Attribute records from discover-attrs.")
 @image_root
+@record
 @device
 @settings(Extract)
-def command(job: Job, model: str, attrs: str, image_root: str, device: str, settings: Extract) -> None:
+def command(
+    job: Job, model: str, attrs: str, image_root: str, record: str | None, device: str, settings: Extract
+) -> None:
     """Ask a model every attribute question about each image.
 
     Reads image records, adds `attributes` {name: answer} in the order of --attrs, of which the questions of the
-    record's superclass are asked. Writes in input order. Streams.
+    record's superclass are asked. An image and the words that its questions begin with are encoded once for all of
+    them, where the model's family allows it exactly. Writes in input order. Streams.
 
     \b
     Examples:
       fgvr extract-attrs --model examples/toy/vlm --attrs attrs.jsonl --image-root images train.jsonl > out.jsonl
       head -3 train.jsonl | fgvr extract-attrs --model examples/toy/vlm --attrs attrs.jsonl --image-root images
     """
+    from fgvr import prompts
     from fgvr.models import open_answerer
+    from fgvr.models.replay import recorded
     from fgvr.stages.extract import by_superclass, extract
 
     questions = by_superclass(job.load(attrs, required=("superclass", "attribute", "question")))
-    answerer = open_answerer(model, device=device)
-    with job.run(models=[answerer.about]) as run:
+    opened = open_answerer(model, device=device)
+    with (
+        recorded(opened, record) as answerer,
+        job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,
+    ):
         items = run.read(required=("image", "superclass"))
-        run.write(extract(items, answerer, questions, image_root, settings.batch_size, settings.max_new_tokens))
+        how = settings.batch_size, settings.max_new_tokens, settings.group, settings.confidence, settings.workers
+        run.write(extract(items, answerer, questions, image_root, *how))

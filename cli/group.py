@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "Answer questions with a model.",
     "score": "Turn predictions into metrics.",
     "probe": "Fit a linear probe on a model's object features.",
+    "convert": "Turn records into other tools' training files, or back.",
     "provenance": "Print how a file was made, back to the images.",
 }
 

@@ -35,7 +35,7 @@ def opened(
         names = encoder.removeprefix(FILE)
         by_text = settings.by != "image" or settings.of == "names"
         if by_text or settings.hash_distance is not None or features is not None:
-            raise UsageError("features:FILE has no texts or images; leave out --by, --of, --hash-distance and --features")
+            raise UsageError("features:FILE has no texts or images; drop --by, --of, --hash-distance, --features")
         for name in names.split(","):
             job.attach(name)
         job.settings["encoder"] = FILE + ",".join(os.path.basename(name) for name in names.split(","))

@@ -85,6 +85,11 @@ encoder = click.option("--encoder", required=True, metavar="SPEC", help="CLIP fo
 adapter = click.option(
     "--adapter", type=InputFolder(hashed=True), metavar="DIR", help="Adapter folder from align or tune."
 )
+prompt = click.option("--prompt", type=InputFile(), metavar="FILE", help="A template instead of the paper's prompt.")
+record = click.option(
+    "--record", cls=How, type=click.Path(dir_okay=False), metavar="FILE",
+    help="Keep each reply in FILE, for replay:FILE; ask for none that is there.",
+)  # fmt: skip
 device = click.option("--device", cls=How, default="auto", show_default=True, help="cpu, cuda, cuda:1, …, or auto.")
 
 _FAULTS = [
@@ -94,7 +99,7 @@ _FAULTS = [
     click.option("--max-errors", type=click.IntRange(0), metavar="N", help="More skipped records than N are an error."),
 ]
 _SHARD = click.option("--shard", type=ShardType(), metavar="K/N", help="Only every N-th record, by id hash.")
-_IO = {"source", "output", "resume", "on_error", "errors", "max_errors", "shard"}
+_IO = {"operand", "output", "resume", "on_error", "errors", "max_errors", "shard"}
 
 
 def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool = False) -> Any:
@@ -116,7 +121,7 @@ def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool
         io = {name: given.pop(name) for name in _IO if name in given}
         job = Job(
             ctx.command_path.partition(" ")[2],
-            source=io.pop("source", None),
+            source=io.pop("operand", None),
             to_folder=to_folder,
             say=boundary.say,
             progress=lambda items: console.progress(items, boundary.say),
@@ -138,7 +143,7 @@ def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool
         verbose,
     ]
     if source:
-        options.insert(0, click.argument("source", metavar="[FILE]", default="-", type=InputFile()))
+        options.insert(0, click.argument("operand", metavar="[FILE]", default="-", type=InputFile()))
     for option in reversed(options):
         command = option(command)
     return command

@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from fgvr.cli.options import device, model, settings, stage_io
+from fgvr.cli.options import InputFolder, device, model, prompt, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Summarise
 
@@ -14,28 +14,52 @@ from fgvr.settings import Summarise
 @click.command("summarise")
 @stage_io
 @model
+@prompt
+@click.option("--cub", type=InputFolder(), metavar="DIR", help="CUB_200_2011, whose annotations --source truth tells.")
+@record
 @device
 @settings(Summarise)
-def command(job: Job, model: str, device: str, settings: Summarise) -> None:
+def command(
+    job: Job, model: str, prompt: str | None, cub: str | None, record: str | None, device: str, settings: Summarise
+) -> None:
     """Write each image's attributes as one description.
 
     Reads extractions (superclass, attributes), adds `description`: with image and category that makes a triple. The
     model sees the attributes, not the image. A description that names the record's category has the name replaced by
-    "this <superclass>"; how many did is said at the end. Writes in input order. Streams.
+    "this <superclass>"; how many did is said at the end. A --prompt file may hold {superclass}, {general} and
+    {attributes}; a line with {attribute} and {value} is repeated for each attribute. --noise reads FILE twice. Writes
+    in input order. Streams, but for --noise.
 
     \b
     Examples:
       fgvr summarise --model examples/toy/vlm < extracted.jsonl > triples.jsonl
-      head -3 extracted.jsonl | fgvr summarise --model examples/toy/vlm | jq -r .description
+      fgvr summarise --model examples/toy/vlm --noise 0.5 extracted.jsonl | jq -r .description
     """
     from fgvr import prompts
+    from fgvr.datasets.cub_attributes import truth
+    from fgvr.errors import UsageError
     from fgvr.models import open_answerer
-    from fgvr.stages.summarise import summarise
+    from fgvr.models.replay import recorded
+    from fgvr.stages.summarise import SOURCES, donors, summarise, with_truth
 
-    answerer = open_answerer(model, device=device)
+    if cub is not None and (settings.source != "truth" or settings.noise or settings.level == "none"):
+        raise UsageError("--cub is for --source truth, without --noise and --level none; leave it out")
+    field = "image" if cub is not None else SOURCES.get(settings.source, "category")
+    annotated = truth(cub) if cub is not None else None
+    template = job.text(prompt) if prompt is not None else None
+    others = None
+    if settings.noise:
+        if job.source in ("-", None):
+            raise UsageError("--noise takes answers of other records; give FILE instead of stdin")
+        others = donors(job.load(job.source, required=("superclass", field, "category")), field)
+    opened = open_answerer(model, device=device)
     notes: Counter[str] = Counter()
-    with job.run(models=[answerer.about], prompts=[prompts.SUMMARISE]) as run:
-        items = run.read(required=("superclass", "attributes"))
-        run.write(summarise(items, answerer, settings.batch_size, settings.max_new_tokens, notes))
+    wording = template or {"short": prompts.SUMMARISE_SHORT, "none": prompts.NO_DESCRIPTION}.get(settings.level)
+    wording = wording or (prompts.DESCRIBE_CATEGORY if settings.source == "class" else prompts.SUMMARISE)
+    with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=[wording]) as run:
+        items = run.read(required=("superclass", *((field,) if settings.level != "none" else ())))
+        items = with_truth(items, annotated) if annotated is not None else items
+        how = template, settings.level, settings.source, settings.noise, others, settings.seed
+        run.write(summarise(items, answerer, settings.batch_size, settings.max_new_tokens, notes, *how))
     if notes["leaks"]:
         job.say(f"{notes['leaks']} descriptions named their category; the name was replaced")

@@ -120,6 +120,16 @@ class Job:
         source.digest()
         return found
 
+    def text(self, path: str) -> str:
+        """The text of a side input (`--prompt FILE`), which enters the run record."""
+        source = self.attach(path)
+        data = b"".join(source.lines())
+        source.digest()
+        try:
+            return data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise FgvrError(f"{path}: not UTF-8 (byte {error.start + 1}); convert the file to UTF-8") from error
+
     def run(
         self,
         *,

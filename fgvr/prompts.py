@@ -8,8 +8,11 @@ run record can hash them.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 GENERAL = "General description of the image"    # Finedefics' attribute N_0, asked before all others
 UNKNOWN = "unknown"
@@ -30,6 +33,16 @@ SUMMARISE = (
     "General Description: {general}\n\n"
     "Attributes List:\n{attributes}"
 )
+# ours, for the ablation of description length; the rest as above
+SUMMARISE_SHORT = SUMMARISE.replace("with five sentences", "with one sentence")
+NO_DESCRIPTION = "This is a {superclass}."       # ours: a description that tells nothing
+# Finedefics' own wording for what a model knows of a category (section 2.2)
+DESCRIBE_CATEGORY = "Give a brief description of distinguishing features of {category}"
+# ours: all attributes of an image in one reply
+GROUP = (
+    "Look at the {superclass} in this image and do what each key asks. Reply with one JSON object that has exactly "
+    'these keys, each with a short text; write "unknown" where the image does not show it.\n{questions}'
+)
 # FOCI's closed-set format; its own question is "Which of these {superclass}s is shown in the image?"
 MULTIPLE_CHOICE = "{question}\nChoices:\n{choices}\nAnswer with the letter from the given choices directly."
 CHOICES = "Which of these choices is shown in the image?"  # FOCI's default query
@@ -43,21 +56,31 @@ DESCRIBE = "Describe the {superclass} in this image in detail."
 # ---- useful attributes (discover-attrs) ----
 
 
-def discover(superclass: str, class_unit: str) -> str:
+def discover(superclass: str, class_unit: str, template: str = DISCOVER) -> str:
     """Ask a language model which attributes tell e.g. bird species apart; `parse_attributes` reads the reply."""
-    return DISCOVER.format(superclass=superclass, class_unit=class_unit)
+    return fill(template, superclass=superclass, class_unit=class_unit)
+
+
+def fill(template: str, **values: str) -> str:
+    """A template with {name} replaced for the names given; other braces stay as they are, JSON included."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), template)
 
 
 def parse_attributes(reply: str, most: int = 40) -> list[str]:
     """Attribute names of a reply: lower case, unique, in its order, at most `most`, each of 6 words or 60 characters.
 
     Reads a Python or JSON list or object, the longest if there are several (an object's names are its keys; two
-    strings without a comma between them are two; a list that breaks off counts up to there); else bullets and
+    strings without a comma between them are two; a list that breaks off counts up to there; of a list of objects their
+    "name" or "attribute" counts); else bullets and
     numbered lines ("- **Bill shape**: how ..." gives "bill shape"); else short lines, or prose with a list inside
     ("Useful attributes
     are: bill shape, wing colour and size."). [] when nothing looks like a list of names.
     """
     reply = reply[:20_000]
+    quoted = re.findall(r"""["'](?:name|attribute)["']\s*:\s*(["'])([^"'\n]{1,80})\1""", reply)
+    objects = _names(name for _, name in quoted)
+    if len(objects) > 1:
+        return objects[:most]
     bracketed = [_names(_quoted(group)) for group in re.findall(r"[\[{][^\[\]{}]*", reply)]
     best = max(bracketed, key=len, default=[])
     lines = re.findall(r"(?m)^[ \t]*(?:[-*•–+]|\(?\d{1,3} ?[.):-])[ \t]+(.+)$", reply)
@@ -98,6 +121,64 @@ def _names(found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(n for n in names if re.search(r"[^\W\d]", n) and len(n) <= 60 and len(n.split()) <= 6))
 
 
+def merged(names: Iterable[str]) -> list[str]:
+    """The names without near-duplicates, the first spelling of "bill shape", "Bill-Shapes" and "shape of the bill"."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(same_name(name), name)
+    return list(found.values())
+
+
+def same_name(name: str) -> str:
+    """What near-duplicates have in common: their words without number, order, filling words and American spelling."""
+    return " ".join(sorted(w for w in _words(name) if w not in ("of", "the", "a", "an", "and", "it"))) or name.lower()
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in their order, singular and in British spelling."""
+    words = re.findall(r"[^\W_]+", re.sub(r"['’]s?\b", "", name.lower()))
+    stems = (re.sub(r"(?<=[^su])s$", "", re.sub(r"(?<=..)ies$", "y", word)) for word in words)
+    return [_BRITISH.get(stem, stem) for stem in stems]
+
+
+def agreed(samples: Sequence[Sequence[str]], keep: int) -> list[str]:
+    """Names in at least `keep` of the samples, near-duplicates counted as one; the most often named first.
+
+    Source: self-consistency, Wang et al. 2023 (arXiv 2203.11171), for lists.
+    """
+    counts = Counter(key for names in samples for key in {same_name(name) for name in names})
+    return sorted(
+        (name for name in merged(name for names in samples for name in names) if counts[same_name(name)] >= keep),
+        key=lambda name: -counts[same_name(name)],
+    )
+
+
+def attribute_type(name: str) -> str:
+    """ "colour", "shape", "texture", "size" (the types of Finedefics' ablation, Table 5) or "other".
+
+    Its last telling word decides: a petal colour pattern is a texture, a tail shape a shape.
+    """
+    for word in reversed(_words(name)):
+        if word in _TYPES:
+            return _TYPES[word]
+    return "other"
+
+
+ATTRIBUTE_TYPES = ("colour", "shape", "texture", "size", "other")
+_BRITISH = {"color": "colour", "gray": "grey", "colouration": "colour", "coloration": "colour", "colouring": "colour",
+            "coloring": "colour", "center": "centre"}  # fmt: skip
+_TYPES = {
+    word: kind
+    for kind, words in {
+        "colour": "colour hue shade tint tone paint",
+        "shape": "shape form silhouette outline curvature symmetry posture contour profile margin arrangement",
+        "texture": "texture pattern marking stripe spot material surface finish skin fur coat plumage feather venation",
+        "size": "size length width height thickness weight diameter depth proportion span wingspan",
+    }.items()
+    for word in words.split()
+}
+
+
 # ---- one attribute of one image (extract-attrs) ----
 
 
@@ -119,20 +200,88 @@ def parse_answer(reply: str, most: int = 300) -> str:
     return text if len(text) <= most else text[: most + 1].rpartition(" ")[0] or text[:most]
 
 
+def is_unknown(answer: str) -> bool:
+    """Whether an answer says that nothing is known."""
+    return re.fullmatch(_UNKNOWN, answer.strip()) is not None
+
+
+_UNKNOWN = re.compile(
+    r"(?is)[\W_]*(?:unknown|n/?a|not (?:visible|shown|sure|clear|known|available|applicable)|cannot (?:tell|see|say)|"
+    r"i(?: do not|['’]t| don['’]t) know|(?:it )?can(?:not|['’]t) be (?:determined|seen)|unclear|unsure)[\W_]*"
+)
+
+
+def group_question(questions: Mapping[str, str], superclass: str) -> str:
+    """Ask for several attributes of an image at once; `parse_group` reads the reply."""
+    listed = "\n".join(f"{json.dumps(name, ensure_ascii=False)}: {question}" for name, question in questions.items())
+    return fill(GROUP, superclass=superclass, questions=listed)
+
+
+def group_schema(names: Iterable[str]) -> dict[str, Any]:
+    """The JSON schema of that reply."""
+    found = {name: {"type": "string"} for name in names}
+    return {"type": "object", "properties": found, "required": list(found), "additionalProperties": False}
+
+
+def parse_group(reply: str, names: Iterable[str]) -> dict[str, str]:
+    """Attribute -> answer, all names, "" for one that the reply lacks; each answer read by `parse_answer`.
+
+    Reads the first JSON object, with or without what stands around it; of one that is torn or damaged, and of lines
+    like `- bill shape: hooked`, each name's value by itself. Names are told apart by `same_name`.
+    """
+    reply = reply[:100_000]
+    start, end = reply.find("{"), reply.rfind("}")
+    try:
+        value = json.loads(reply[start : end + 1])
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict):
+        pairs = [(key, ", ".join(map(str, v)) if isinstance(v, list) else v) for key, v in value.items()]
+        pairs = [(key, v) for key, v in pairs if isinstance(v, (str, int, float))]
+    else:
+        pairs = [(a, c) for a, _, c in re.findall(r"""["']([^"'\n]{1,80})(["'])\s*:\s*"((?:[^"\\\n]|\\.)*)""", reply)]
+        pairs = pairs or re.findall(r"(?m)^[\s\-*•\d.)]*([^:\n]{1,80}?)[\s*]*:[\s*]*(\S[^\n]*)$", reply)
+    found = {same_name(key): str(v) for key, v in reversed(pairs)}
+    return {name: parse_answer(found.get(same_name(name), "")) for name in names}
+
+
 # ---- one description out of all attributes (summarise) ----
 
 
-def summarise(superclass: str, values: Mapping[str, str]) -> str:
+def summarise(superclass: str, values: Mapping[str, str], template: str = SUMMARISE) -> str:
     """Ask a language model for a description; `parse_description` reads the reply.
 
     The general description (the value of GENERAL) stands first; its paragraph is left out when there is none.
     values: attribute -> answer; line breaks in them become spaces, so that an answer cannot start a line of its own.
+    template: {superclass}, {general} and {attributes} are filled in; {attributes} becomes lines "- name: value". A
+        line with {attribute} and {value} instead is repeated for every attribute, in that line's own format.
     """
     flat = {" ".join(k.split()): " ".join(str(v).split()) for k, v in values.items()}
     general = flat.pop(GENERAL, None)
-    template = SUMMARISE if general is not None else SUMMARISE.replace("General Description: {general}\n\n", "")
-    listed = "\n".join(f"- {name}: {value}" for name, value in flat.items())
-    return template.format(superclass=superclass, general=general, attributes=listed)
+    if general is None:
+        template = re.sub(r"(?m)^[^\n]*\{general\}[^\n]*\n*", "", template)
+    own = {
+        "superclass": superclass,
+        "general": general or "",
+        "attributes": "\n".join(f"- {name}: {value}" for name, value in flat.items()),
+    }
+    lines: list[str] = []
+    for line in template.split("\n"):
+        each = "{attribute}" in line and "{value}" in line
+        pairs = flat.items() if each else [("", "")]
+        lines += [fill(line, **own, **({"attribute": name, "value": value} if each else {})) for name, value in pairs]
+    return "\n".join(lines)
+
+
+def describe_category(category: str) -> str:
+    """Ask a language model for a category's description, without an image; `parse_description` reads the reply."""
+    return fill(DESCRIBE_CATEGORY, category=category)
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence."""
+    found = re.match(r"(?s).+?[.!?](?=\s|$)", text)
+    return found[0] if found else text
 
 
 def parse_description(reply: str, most: int = 2000) -> str:

@@ -65,9 +65,18 @@ class Discover:
     """Attribute names from a language model."""
 
     max_new_tokens: int = option(512, "Longest reply, in tokens.")
+    samples: int = option(1, "Replies: one greedy one, or several drawn ones.")
+    keep: int | None = option(None, "Keep what so many samples name; by default more than half of them.")
+    temperature: float = option(1.0, "Of drawn replies.")
+    seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
         _between("max_new_tokens", self.max_new_tokens, 1)
+        _between("samples", self.samples, 1)
+        if self.keep is not None:
+            _between("keep", self.keep, 1, self.samples)
+        if not self.temperature > 0:
+            raise ValueError(f"--temperature must be positive, got {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,15 @@ class Extract(Generate):
 
     batch_size: int = option(64, "Questions asked at once; those on one image share its encoding.", how=True)
     max_new_tokens: int = option(128, "Longest reply, in tokens.")
+    group: bool = option(False, "Ask for all attributes in one JSON reply; for servers.")
+    confidence: bool = option(False, "Also add each answer's mean log-probability, as `confidence`.")
+    workers: int = option(2, "Threads that decode images ahead.", how=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("workers", self.workers, 1, 64)
+        if self.group and self.confidence:
+            raise ValueError("--confidence needs a reply for each answer, which --group does not give")
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,22 @@ class Summarise(Generate):
     """Descriptions from attributes."""
 
     max_new_tokens: int = option(256, "Longest reply, in tokens.")
+    level: str = option(
+        "long", "Five sentences, one, or one that tells nothing (no model is asked).", choices=("long", "short", "none")
+    )
+    source: str = option(
+        "image",
+        "What is told: `attributes`, the category's name alone, or `attributes_true`.",
+        choices=("image", "class", "truth"),
+    )
+    noise: float = option(0.0, "Share of attributes that get an answer of another category.")
+    seed: int = option(0, "Seed of every draw.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _between("noise", self.noise, 0, 1)
+        if self.noise and (self.source == "class" or self.level == "none"):
+            raise ValueError("--noise is for descriptions made of attributes; leave out --source class, --level none")
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,7 @@ ROWS = [
     Row("align", f"{VLM} {SEES} {TRAIN}", mined, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
     Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
     Row("eval", f"{VLM} {SEES}", asked, SHORT, required="image", count=8),
+    Row("convert", "--to llava", described, ("--to trl", "--to"), keeps=False),
     Row("score", "--by category", judged, ("--by superclass", "--by"), keeps=False),
     Row("probe", f"{VLM} {SEES} --train {{dir}}/side.jsonl", split, SEED, keeps=False, required="image"),
 ]

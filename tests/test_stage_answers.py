@@ -60,7 +60,8 @@ def test_discover() -> None:
     assert [(r["id"], r["attribute"]) for r in found] == [
         (f"bird/{name}", name) for name in (prompts.GENERAL, "bill shape", "leg colour")
     ]
-    assert all(list(r) == ["id", "superclass", "attribute", "question"] and r["superclass"] == "bird" for r in found)
+    assert all(list(r) == ["id", "superclass", "attribute", "question", "type"] for r in found)
+    assert all(r["superclass"] == "bird" for r in found)
     assert found[1]["question"] == "Describe the bill shape of the bird in this image."
     ((ask,),) = model.calls
     assert ask.image is None and "distinguishing bird species in a photo of a bird" in ask.prompt

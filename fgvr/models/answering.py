@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from fgvr.errors import FgvrError
-from fgvr.models import loading
-from fgvr.models.base import Ask
+from fgvr.models import loading, shared_prefix
+from fgvr.models.base import Ask, Said
 from fgvr.models.families import BY_LANGUAGE_MODEL, FAMILIES, Family, Format
+from fgvr.models.generating import replies
 from fgvr.models.vlm import Vlm
 
 if TYPE_CHECKING:
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 # what a processor gives for each token, and the value of a new token of text
 PER_TOKEN = {"input_ids": 0, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 ROWS = 4  # options in memory at once, for each question of a call
-
-
-def greedy(model: Any, tokenizer: Any, max_new_tokens: int, **inputs: Any) -> list[str]:
-    """Greedy replies, the prompt cut off, special tokens removed."""
-    known = inputs.get("input_ids")
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    if known is not None and not _encodes(model):
-        ids = ids[:, known.shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def _encodes(model: Any) -> bool:
@@ -72,25 +63,47 @@ class VlmAnswerer:
     # --- Answerer ---
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
-        replies: dict[int, str] = {}
+        return [text for text, _ in self.reply_scored(asks, max_new_tokens)]
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        (said,) = self._reply([ask], ask.image is not None, max_new_tokens, temperature=temperature, seed=seed)
+        return said.text
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int) -> list[Said]:
+        found: dict[int, Said] = {}
         for with_image in (True, False):
             chosen = [i for i, ask in enumerate(asks) if (ask.image is not None) == with_image]
+            if chosen and with_image and self.plain is None:
+                found.update(self._shared([asks[i] for i in chosen], chosen, max_new_tokens))
+                chosen = [i for i in chosen if i not in found]
             if chosen:
-                found = self._reply([asks[i] for i in chosen], with_image, max_new_tokens)
-                replies.update(zip(chosen, found, strict=True))
-        return [replies[i] for i in range(len(asks))]
+                said = self._reply([asks[i] for i in chosen], with_image, max_new_tokens)
+                found.update(zip(chosen, said, strict=True))
+        return [found[i] for i in range(len(asks))]
 
-    def _reply(self, asks: list[Ask], with_image: bool, max_new_tokens: int) -> list[str]:
-        vlm = self.vlm
+    def _shared(self, asks: list[Ask], places: list[int], max_new_tokens: int) -> dict[int, Said]:
+        """Replies to the questions that share an image object with another one (shared_prefix)."""
+        prompts = [self._chat(ask.prompt, None, True) for ask in asks]
+        found = shared_prefix.reply(
+            self.vlm,
+            prompts,
+            [id(ask.image) for ask in asks],
+            lambda rows: self._inputs([asks[row] for row in rows]),
+            max_new_tokens,
+        )
+        return {places[row]: said for row, said in found.items()}
+
+    def _reply(self, asks: list[Ask], with_image: bool, max_new_tokens: int, **draw: Any) -> list[Said]:
+        vlm, model = self.vlm, self.model
         if with_image and vlm.parts is not None and vlm.parts.text_expands and self.plain is None:
-            return self._reply_encoded_once(asks, max_new_tokens)
-        inputs = self._inputs(asks, with_image)
-        model = self.model
+            inputs = self._encoded_once(asks)
+        else:
+            inputs = self._inputs(asks, with_image)
         if not with_image and self.family.language_model:
             model = model.get_submodule(self.family.language_model)
-        return greedy(model, vlm.tokenizer, max_new_tokens, **inputs)
+        return replies(model, vlm.tokenizer, max_new_tokens, **draw, **inputs)
 
-    def _reply_encoded_once(self, asks: list[Ask], max_new_tokens: int) -> list[str]:
+    def _encoded_once(self, asks: list[Ask]) -> dict[str, Any]:
         vlm = self.vlm
         unique = {id(ask.image): ask.image for ask in asks}
         prompts = [self._chat(ask.prompt, None, True) for ask in asks]
@@ -99,9 +112,7 @@ class VlmAnswerer:
             features = dict(zip(unique, vlm.features(pixels), strict=True))
             inputs = vlm.processor(text=prompts, **self._options(prompts[0])).to(vlm.device)
             embeds = vlm.embed(inputs["input_ids"], [features[id(ask.image)] for ask in asks])
-        return greedy(
-            vlm.model, vlm.tokenizer, max_new_tokens, inputs_embeds=embeds, attention_mask=inputs["attention_mask"]
-        )
+        return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
 
     # --- Scorer ---
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question, with or without an image (RGB)."""
+    """One question, with or without an image (RGB).
+
+    schema: the JSON schema of the reply, for servers that can be held to one; the prompt asks for it too.
+    """
 
     prompt: str
     image: Image | None = None
+    schema: Mapping[str, Any] | None = None
 
 
 class Answerer(Protocol):
@@ -68,4 +72,27 @@ class Encoder(Protocol):
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(N, D) float32 on the CPU, rows of length 1."""
+        ...
+
+
+class Said(NamedTuple):
+    """A reply and how sure the model was of it: the mean log-probability (natural) of its tokens, its end included."""
+
+    text: str
+    confidence: float | None
+
+
+class Confident(Protocol):
+    """What an Answerer may also offer: its greedy replies with their confidence."""
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int) -> list[Said]:
+        """As `reply`; a confidence is None where the model gives none."""
+        ...
+
+
+class Sampler(Protocol):
+    """What an Answerer may also offer: replies that are drawn, not greedy."""
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        """One drawn reply; equal arguments give equal replies where the model is deterministic."""
         ...

@@ -7,8 +7,9 @@ from typing import Any
 
 from fgvr.errors import FgvrError
 from fgvr.models import loading
-from fgvr.models.answering import VlmAnswerer, greedy
-from fgvr.models.base import Answerer, Ask
+from fgvr.models.answering import VlmAnswerer
+from fgvr.models.base import Answerer, Ask, Said
+from fgvr.models.generating import replies
 from fgvr.models.vlm import Vlm
 
 
@@ -47,6 +48,12 @@ class TextAnswerer:
         self.about = loading.about(name, revision, self.model)
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
+        return [text for text, _ in self.reply_scored(asks, max_new_tokens)]
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        return self.reply_scored([ask], max_new_tokens, temperature=temperature, seed=seed)[0].text
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int, **draw: Any) -> list[Said]:
         if any(ask.image is not None for ask in asks):
             raise FgvrError(
                 f"model {self.name}: is a language model and cannot see images; name a vision-language model"
@@ -60,7 +67,7 @@ class TextAnswerer:
             return_token_type_ids=False,
             add_special_tokens=not (bos and prompts[0].startswith(bos)),
         )
-        return greedy(self.model, self.tokenizer, max_new_tokens, **inputs.to(self.model.device))
+        return replies(self.model, self.tokenizer, max_new_tokens, **draw, **inputs.to(self.model.device))
 
     def _prompt(self, text: str) -> str:
         """In the model's chat template where it has one; a base model gets the bare text."""

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fgvr import prompts
 from fgvr.errors import FgvrError, RecordError
 from fgvr.images import open_image
-from fgvr.models.base import Answerer, Ask
+from fgvr.models.base import Answerer, Ask, Said
 from fgvr.records import Record
-from fgvr.stream import Item, bad, ordered
+from fgvr.stages.asking import Asker, ahead
+from fgvr.stages.discover import shortened
+from fgvr.stream import Bad, Item, bad, ordered
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Questions = Mapping[str, Mapping[str, str]]  # superclass -> attribute -> question
 
@@ -33,49 +40,86 @@ def by_superclass(attrs: Iterable[Record]) -> Questions:
 
 
 def extract(
-    items: Iterable[Item], model: Answerer, questions: Questions, root: str | Path, batch: int, max_new_tokens: int
+    items: Iterable[Item],
+    model: Answerer,
+    questions: Questions,
+    root: str | Path,
+    batch: int,
+    max_new_tokens: int,
+    group: bool = False,
+    confidence: bool = False,
+    workers: int = 1,
 ) -> Iterator[Item]:
     """Add `attributes` {name: answer}, in the order of the questions of the record's super-category.
 
     Args:
         items: records with `image` and `superclass`.
         batch: questions a call, at most. The questions of one image stay in one call where they fit: a model encodes
-            an image once a call.
+            an image once a call. A call that runs out of memory is made again in halves.
         max_new_tokens: longest reply.
+        group: one question an image, whose reply is a JSON object of all answers; a reply without any is a bad record.
+        confidence: also add `confidence` {name: mean log-probability of the answer's tokens, null where unknown}.
+        workers: threads that decode images while the model works.
     """
-    most = max(len(asked) for asked in questions.values())
+    asker = Asker(model, batch, max_new_tokens, confidence)
+    most = 1 if group else max(len(asked) for asked in questions.values())
+    opened: dict[int, Future[Image | None]] = {}  # by id() of the record, while it waits
+
+    def begun() -> Iterator[Item]:
+        for item, future in ahead(items, lambda item: _open(item, questions, root), workers):
+            if not isinstance(item, Bad):
+                opened[id(item)] = future
+            yield item
 
     def work(records: list[Record]) -> list[Item]:
-        opened: list[list[Ask] | Item] = []
+        asks: list[list[Ask] | Item] = []
         for record in records:
             try:
-                opened.append(_asks(record, questions, root))
+                future = opened.pop(id(record), None)  # gone when records are tried again one by one
+                image = future.result() if future else _open(record, questions, root)
+                asks.append(_asks(record, image, questions, group))
             except RecordError as error:
-                opened.append(bad(record, error))
-        flat = [ask for asks in opened if isinstance(asks, list) for ask in asks]
-        replies: list[str] = []
-        for start in range(0, len(flat), batch):  # one call, unless an image alone has more
-            replies += model.reply(flat[start : start + batch], max_new_tokens)
-        said = iter(replies)
+                asks.append(bad(record, error))
+        said = iter(asker([ask for asked in asks if isinstance(asked, list) for ask in asked]))
         return [
-            _merge(record, said, questions) if isinstance(asks, list) else asks
-            for record, asks in zip(records, opened, strict=True)
+            _merge(record, [next(said) for _ in asked], questions, group, confidence)
+            if isinstance(asked, list)
+            else asked
+            for record, asked in zip(records, asks, strict=True)
         ]
 
-    return ordered(items, max(1, batch // most), work)
+    return ordered(begun(), max(1, batch // most), work)
 
 
-def _asks(record: Record, questions: Questions, root: str | Path) -> list[Ask]:
+def _open(record: Item, questions: Questions, root: str | Path) -> Image | None:
+    if isinstance(record, Bad) or record["superclass"] not in questions:
+        return None
+    return open_image(root, record["image"])
+
+
+def _asks(record: Record, image: Image | None, questions: Questions, group: bool) -> list[Ask]:
     """The questions about one image, all with the same image object."""
     asked = questions.get(record["superclass"])
     if asked is None:
         there = ", ".join(questions)
         advice = f"run `fgvr discover-attrs --superclass {record['superclass']}` first"
         raise RecordError(f"no attributes of {record['superclass']!r} among those of {there}; {advice}")
-    image = open_image(root, record["image"])
+    if group:
+        return [Ask(prompts.group_question(asked, record["superclass"]), image, prompts.group_schema(asked))]
     return [Ask(question, image) for question in asked.values()]
 
 
-def _merge(record: Record, replies: Iterator[str], questions: Questions) -> Record:
+def _merge(record: Record, said: list[Said], questions: Questions, group: bool, confidence: bool) -> Item:
     names = questions[record["superclass"]]
-    return {**record, "attributes": {name: prompts.parse_answer(next(replies)) for name in names}}
+    if group:
+        answers = prompts.parse_group(said[0].text, names)
+        if not any(answers.values()):
+            why = f"the reply answers no question: {shortened(said[0].text)}"
+            return bad(record, f"{why}; raise --max-new-tokens, or ask without --group")
+    else:
+        answers = {name: prompts.parse_answer(text) for name, (text, _) in zip(names, said, strict=True)}
+    merged = {**record, "attributes": answers}
+    if confidence:
+        sure = {name: value and round(value, 4) for name, (_, value) in zip(names, said, strict=True)}
+        merged["confidence"] = sure
+    return merged
