@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from fgvr.cli.options import InputFile, image_root, settings, stage_io, verbose
+from fgvr.datasets.settings import Check
 from fgvr.job import Job
-from fgvr.settings import Check
 
 
 @click.command("check")

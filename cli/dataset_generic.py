@@ -8,8 +8,8 @@ import click
 
 from fgvr.cli.dataset_published import labels_option, read_labels
 from fgvr.cli.options import InputFile, InputFolder, settings, stage_io
+from fgvr.datasets.settings import Folder, Hf, Table, Toy
 from fgvr.job import Job
-from fgvr.settings import Folder, Hf, Table, Toy
 
 split_option = click.option("--split", required=True, help="Which part of the data set: train, val, test.")
 superclass_option = click.option("--superclass", required=True, help="What all the images show: bird, car, …")

@@ -10,10 +10,10 @@ import click
 
 from fgvr.cli.options import How, InputFile, settings, stage_io
 from fgvr.datasets import open_dataset
+from fgvr.datasets.settings import Published
 from fgvr.datasets.spec import Spec
 from fgvr.errors import FgvrError
 from fgvr.job import Job
-from fgvr.settings import Published
 
 labels_option = click.option(
     "--labels", type=InputFile(), metavar="FILE",

@@ -6,7 +6,6 @@ import click
 
 from fgvr.cli.mining import Extras, opened
 from fgvr.cli.options import How, InputFile, device, encoder, image_root, settings, stage_io
-from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import Mine
 
@@ -58,10 +57,8 @@ def command(
     from fgvr.names import Aliases
     from fgvr.stages.mine import mine, mine_names
 
-    extras = Extras(job, image_root, groups, preview, settings.group_size)
+    extras = Extras(job, image_root, groups, preview, settings)
     by_name = settings.of == "names"
-    if by_name and (preview or groups):
-        raise UsageError("--of names finds no images; leave out --groups and --preview")
     described = ("image", "category") if by_name else ("image", "category", "description")
     candidates = job.load(pool, required=described, unique=True) if pool else None
     others = job.load(aliases, required=("category",), stage="none") if aliases else []

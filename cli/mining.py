@@ -78,11 +78,13 @@ class Extras:
         UsageError: a file cannot be written there, or groups are asked of a shard.
     """
 
-    def __init__(self, job: Job, root: str | Path, groups: str | None, preview: str | None, size: int) -> None:
-        self.job, self.root, self.groups, self.preview, self.size = job, root, groups, preview, size
+    def __init__(self, job: Job, root: str | Path, groups: str | None, preview: str | None, settings: Mine) -> None:
+        self.job, self.root, self.groups, self.preview, self.size = job, root, groups, preview, settings.group_size
         self.report = Report(paths={} if preview else None)
         self._mined: list[Record] = []
         self._shown: list[tuple[str, Record]] = []
+        if settings.of == "names" and (groups or preview):
+            raise UsageError("--of names finds no images; leave out --groups and --preview")
         for option, path in (("--groups", groups), ("--preview", preview)):
             if path is None:
                 continue

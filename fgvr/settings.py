@@ -16,36 +16,10 @@ def option(default: Any, help: str, *, how: bool = False, choices: tuple[str, ..
     return field(default=default, metadata={"help": help, "how": how, "choices": choices})
 
 
-def _between(name: str, value: float, low: float, high: float = float("inf")) -> None:
+def between(name: str, value: float, low: float, high: float = float("inf")) -> None:
     if not low <= value <= high:
         span = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
         raise ValueError(f"--{name.replace('_', '-')} must be {span}, got {value}")
-
-
-@dataclass(frozen=True)
-class Toy:
-    """The drawn world of birds."""
-
-    species: int = option(30, "Species in the world.")
-    train: int = option(20, "Training images of each species.")
-    val: int = option(4, "Validation images of each species.")
-    test: int = option(10, "Test images of each species.")
-    size: int = option(96, "Width and height of an image in pixels.")
-    seed: int = option(0, "Seed of every draw.")
-
-    def __post_init__(self) -> None:
-        _between("species", self.species, 2)
-        for name in ("train", "val", "test"):
-            _between(name, getattr(self, name), 0)
-        _between("size", self.size, 16, 4096)
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Images in folders, one a category."""
-
-    hyphens_to_spaces: bool = option(False, "Turn hyphens of folder names into spaces: Red-Bell-Pepper.")
-    verify: bool = option(False, "Decode every image; one that cannot be read is a bad record.")
 
 
 @dataclass(frozen=True)
@@ -56,8 +30,8 @@ class Generate:
     max_new_tokens: int = option(64, "Longest reply, in tokens.")
 
     def __post_init__(self) -> None:
-        _between("batch_size", self.batch_size, 1)
-        _between("max_new_tokens", self.max_new_tokens, 1)
+        between("batch_size", self.batch_size, 1)
+        between("max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass(frozen=True)
@@ -71,10 +45,10 @@ class Discover:
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
-        _between("max_new_tokens", self.max_new_tokens, 1)
-        _between("samples", self.samples, 1)
+        between("max_new_tokens", self.max_new_tokens, 1)
+        between("samples", self.samples, 1)
         if self.keep is not None:
-            _between("keep", self.keep, 1, self.samples)
+            between("keep", self.keep, 1, self.samples)
         if not self.temperature > 0:
             raise ValueError(f"--temperature must be positive, got {self.temperature}")
 
@@ -91,7 +65,7 @@ class Extract(Generate):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between("workers", self.workers, 1, 64)
+        between("workers", self.workers, 1, 64)
         if self.group and self.confidence:
             raise ValueError("--confidence needs a reply for each answer, which --group does not give")
 
@@ -114,7 +88,7 @@ class Summarise(Generate):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _between("noise", self.noise, 0, 1)
+        between("noise", self.noise, 0, 1)
         if self.noise and (self.source == "class" or self.level == "none"):
             raise ValueError("--noise is for descriptions made of attributes; leave out --source class, --level none")
 
@@ -152,12 +126,12 @@ class Mine:
 
     def __post_init__(self) -> None:
         for name in ("per_anchor", "per_category", "group_size", "block"):
-            _between(name, getattr(self, name), 1)
+            between(name, getattr(self, name), 1)
         bounds = {"batch_size": (1,), "threads": (1,), "hash_distance": (0, 64), "margin": (0, 2)}
         bounds |= {"duplicate": (-1, 1), "max_score": (-1, 1), "min_score": (-1, 1), "relative_margin": (0, 1)}
         for name, span in bounds.items():
             if getattr(self, name) is not None:
-                _between(name, getattr(self, name), *span)
+                between(name, getattr(self, name), *span)
         if (self.band is None) == (self.strategy == "band"):
             raise ValueError("--strategy band and --band FIRST:LAST need each other")
         if not all("{}" in template for template in self.templates.split("|")):
@@ -202,7 +176,7 @@ class Questions:
                 raise ValueError(f"--kinds must name {', '.join(known)}, each at most once, got {self.kinds!r}")
         if self.question is not None and self.kinds == "yesno" and "{option}" not in self.question:
             raise ValueError("--question of a yesno question must hold {option}")
-        _between("choices", self.choices, 2, 26)
+        between("choices", self.choices, 2, 26)
         if self.distractors == "foci4" and self.choices != 4:
             raise ValueError(f"--distractors foci4 has 4 options, got --choices {self.choices}; use topwrong")
         if self.level is not None and "mcq" in self.chosen():
@@ -231,10 +205,10 @@ class Training:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rank", "alpha", "save_steps"):
-            _between(name, getattr(self, name), 1)
+            between(name, getattr(self, name), 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
-            _between(name, getattr(self, name), 0)
-        _between("dropout", self.dropout, 0, 0.99)
+            between(name, getattr(self, name), 0)
+        between("dropout", self.dropout, 0, 0.99)
         for name in ("epochs", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
@@ -271,7 +245,7 @@ class Tune(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.micro_batch is not None:
-            _between("micro_batch", self.micro_batch, 1)
+            between("micro_batch", self.micro_batch, 1)
 
 
 @dataclass(frozen=True)
@@ -313,8 +287,8 @@ class Server:
     retries: int = option(5, "Further attempts at a request that fails for now, each after a longer pause.", how=True)
 
     def __post_init__(self) -> None:
-        _between("concurrency", self.concurrency, 1)
-        _between("retries", self.retries, 0)
+        between("concurrency", self.concurrency, 1)
+        between("retries", self.retries, 0)
         if not self.timeout_s > 0:
             raise ValueError(f"--timeout-s must be positive, got {self.timeout_s}")
 
@@ -344,7 +318,7 @@ class Score:
     )
 
     def __post_init__(self) -> None:
-        _between("confused", self.confused, 0)
+        between("confused", self.confused, 0)
         if self.table and self.write_format != "fgvr":
             raise ValueError(f"--table and --write-format {self.write_format} exclude each other")
 
@@ -357,52 +331,4 @@ class Probe:
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
-        _between("batch_size", self.batch_size, 1)
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published data set on disk."""
-
-    allow_partial: bool = option(False, "Take a subset: neither official counts nor every listed image is demanded.")
-    verify: bool = option(False, "Decode every image; one that cannot be read is a bad record.")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Images named by the rows of a table; an option is the name of a column."""
-
-    image_column: str = option("image", "Column of the image's path below --root.")
-    category_column: str = option("category", "Column of the category's name.")
-    split_column: str = option("split", 'Column of the split; "": all rows belong to --split.')
-    id_column: str | None = option(None, "Column of the id, instead of the path without its suffix.")
-    superordinate_column: str | None = option(None, "Column of the widest label, instead of --superclass.")
-    coarse_column: str | None = option(None, 'Column of coarse labels, separated by ";".')
-    fine_column: str | None = option(None, 'Column of fine labels, separated by ";", instead of the category.')
-    verify: bool = option(False, "Decode every image; one that cannot be read is a bad record.")
-
-
-@dataclass(frozen=True)
-class Hf:
-    """A data set of the `datasets` library."""
-
-    config: str | None = option(None, "Its configuration, for a hub id that has several.")
-    revision: str | None = option(None, "Branch, tag or commit of a hub id.")
-    image_column: str = option("image", "Column of the image.")
-    category_column: str = option("label", "Column of the category: its name, or a class label with names.")
-    verify: bool = option(False, "Decode every image; one that cannot be read is a bad record.")
-
-
-@dataclass(frozen=True)
-class Check:
-    """Leaks between files of image records."""
-
-    near: int = option(4, "Bits of 64 in which perceptual hashes of near images may differ; -1: do not compare.")
-    strict: bool = option(False, "Near images and names that may mislead are leaks, too.")
-    allow: int = option(0, "Leaks that are only reported, for data sets that come with some.")
-    workers: int = option(4, "Images hashed at once.", how=True)
-
-    def __post_init__(self) -> None:
-        _between("near", self.near, -1, 16)
-        _between("allow", self.allow, 0)
-        _between("workers", self.workers, 1)
+        between("batch_size", self.batch_size, 1)

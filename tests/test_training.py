@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from fgvr import losses
 from fgvr.datasets import toy
+from fgvr.datasets.settings import Toy
 from fgvr.errors import RecordError
 from fgvr.models.vlm import IGNORE, Vlm, open_vlm
-from fgvr.settings import Toy
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, targets
 from fgvr.training.conversations import Talk, distinct, reply_loss

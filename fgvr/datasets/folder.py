@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgvr import images
+from fgvr.datasets.settings import Folder
 from fgvr.errors import FgvrError, RecordError
-from fgvr.settings import Folder
 from fgvr.source import Source
 from fgvr.stream import Bad, Item
 

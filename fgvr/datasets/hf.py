@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fgvr import images
+from fgvr.datasets.settings import Hf
 from fgvr.errors import FgvrError, RecordError, reason
-from fgvr.settings import Hf
 from fgvr.stream import Bad, Item
 
 FORMATS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))

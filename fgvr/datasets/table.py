@@ -11,8 +11,8 @@ from typing import Any
 
 from fgvr import images
 from fgvr.answers import normalise
+from fgvr.datasets.settings import Table
 from fgvr.errors import FgvrError, RecordError
-from fgvr.settings import Table
 from fgvr.source import Source
 from fgvr.stream import Bad, Item, decode
 

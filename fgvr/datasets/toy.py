@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-    from fgvr.settings import Toy
+    from fgvr.datasets.settings import Toy
 
 Colour = tuple[int, int, int]  # sRGB, 0 to 255
 Point = tuple[float, float]
