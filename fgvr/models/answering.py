@@ -357,6 +357,5 @@ def _selected(cache: Cache, rows: Tensor) -> Cache:
     """A cache with the given rows of another one, which stays as it is."""
     made = copy.copy(cache)
     made.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in made.layers:
-        layer.batch_select_indices(rows)
+    made.batch_select_indices(rows)
     return made
