@@ -99,7 +99,7 @@ def mine(
     chosen = [n for n, record in enumerate(records) if wanted(record)]
     anchors = [records[n] for n in chosen]
     report.anchors = len(anchors)
-    negatives = [[] for _ in anchors]
+    negatives: list[list[Record]] = [[] for _ in anchors]
     if anchors and candidates:
         images = _images(anchors, encoded, chosen)
         found = _found(anchors, images, candidates, of_pool, source, settings, aliases, device)
