@@ -71,10 +71,9 @@ def parse_attributes(reply: str, most: int = 40) -> list[str]:
 
     Reads a Python or JSON list or object, the longest if there are several (an object's names are its keys; two
     strings without a comma between them are two; a list that breaks off counts up to there; of a list of objects their
-    "name" or "attribute" counts); else bullets and
-    numbered lines ("- **Bill shape**: how ..." gives "bill shape"); else short lines, or prose with a list inside
-    ("Useful attributes
-    are: bill shape, wing colour and size."). [] when nothing looks like a list of names.
+    "name" or "attribute" counts); else bullets and numbered lines ("- **Bill shape**: how ..." gives "bill shape");
+    else short lines, or prose with a list inside ("Useful attributes are: bill shape, wing colour and size."). [] when
+    nothing looks like a list of names.
     """
     reply = reply[:20_000]
     quoted = re.findall(r"""["'](?:name|attribute)["']\s*:\s*(["'])([^"'\n]{1,80})\1""", reply)

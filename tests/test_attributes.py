@@ -114,7 +114,8 @@ def test_samples_that_agree_on_nothing_and_models_that_draw_none() -> None:
 
 
 def test_attributes_are_added_and_left_out() -> None:
-    model = Parrot(lambda ask: "['bill shape', 'leg color', 'Leg colour', 'size', 'tail']")
+    told = "['general description of the image', 'bill shape', 'leg color', 'Leg colour', 'size', 'tail']"
+    model = Parrot(lambda ask: told)
     found = list(discover(model, "bird", "species", 99, add=["tails", "song"], drop=["colour", "Tail", "texture"]))
     assert names(found) == ["bill shape", "size", "song"]
     assert [record["type"] for record in found] == ["other", "shape", "size", "other"]

@@ -56,7 +56,7 @@ def ends(model: Any) -> list[int]:
 
 def said(tokenizer: Any, ids: Tensor, likely: Tensor, ends: list[int]) -> list[Said]:
     """Generated tokens and their log-probabilities, both (rows, tokens), as replies; nothing after an end counts."""
-    over = torch.isin(ids, torch.tensor(ends, device=ids.device)).int()
+    over = torch.isin(ids, torch.tensor(ends, dtype=ids.dtype, device=ids.device)).int()
     counts = (over.cumsum(1) - over) == 0
     mean = (likely * counts).sum(1) / counts.sum(1)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

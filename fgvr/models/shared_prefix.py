@@ -58,10 +58,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The encoded prefixes of some images: mask (images, P), left-padded; `next` (images,) the first free position."""
+    """The encoded prefixes of some images.
+
+    Args:
+        mask: (images, P), left-padded; None when there is no padding.
+        next: (images,) the first free position.
+    """
 
     cache: Cache
-    mask: Tensor
+    mask: Tensor | None
     next: Tensor
 
 
@@ -145,7 +150,8 @@ def _encode(vlm: Vlm, inputs: dict[str, Any], plans: Sequence[Plan], max_new_tok
     cache = DynamicCache()
     vlm.model(**made, past_key_values=cache, use_cache=True, logits_to_keep=1)
     deltas = getattr(getattr(vlm.model, "model", None), "rope_deltas", None)
-    return Prefix(cache, mask, mask.sum(1) + (0 if deltas is None else deltas.flatten().to(mask)))
+    start = mask.sum(1) + (0 if deltas is None else deltas.flatten().to(mask))
+    return Prefix(cache, None if mask.all() else mask, start)
 
 
 @torch.inference_mode()
@@ -160,6 +166,7 @@ def _decode(vlm: Vlm, prefix: Prefix, rests: Sequence[Sequence[int]], max_new_to
     places = start + (mask.cumsum(1) - 1).clamp(min=0)
     threefold = getattr(getattr(model, "model", None), "rope_deltas", None) is not None
     own = DynamicCache()
+    stops = torch.tensor(stop, dtype=ids.dtype, device=ids.device)
     over = torch.zeros(len(rests), dtype=torch.bool, device=ids.device)
     tokens: list[Tensor] = []
     likely: list[Tensor] = []
@@ -176,7 +183,7 @@ def _decode(vlm: Vlm, prefix: Prefix, rests: Sequence[Sequence[int]], max_new_to
             chosen = logits.argmax(-1).masked_fill(over, vlm.pad_id)
             tokens.append(chosen)
             likely.append(likeliest(logits))
-            over = over | torch.isin(chosen, torch.tensor(stop, device=chosen.device))
+            over = over | torch.isin(chosen, stops)
             if over.all():
                 break
             ids, places = chosen.unsqueeze(1), places[:, -1:] + 1
@@ -230,7 +237,7 @@ def _attend(
     apart = query.reshape(images, questions, kinds, group, steps, width)
     together = apart.transpose(1, 2).reshape(images, kinds, questions * group * steps, width)
     before = together @ layer.keys.transpose(2, 3)
-    if not prefix.mask.all():
+    if prefix.mask is not None:
         before = before.masked_fill(prefix.mask[:, None, None, :] == 0, torch.finfo(before.dtype).min)
     before = before.reshape(images, kinds, questions, group * steps, length).transpose(1, 2)
     before = before.reshape(rows, kinds, group, steps, length)

@@ -54,10 +54,10 @@ def discover(
     agreed = prompts.agreed(listed, least) if samples > 1 else listed[0]
     if not agreed:
         raise FgvrError(f"no attribute is named in {least} of {samples} samples; lower --keep")
-    names = _without(prompts.merged([*agreed, *add]), drop)
-    for name in [prompts.GENERAL, *(n for n in names if n != prompts.GENERAL)]:
+    _, *names = prompts.merged([prompts.GENERAL, *agreed, *add])
+    for name in [prompts.GENERAL, *_without(names, drop)]:
         question = prompts.attribute_question(name, superclass)
-        kind = prompts.attribute_type(name) if name != prompts.GENERAL else "other"
+        kind = prompts.attribute_type(name)
         yield {"id": f"{superclass}/{name}", "superclass": superclass, "attribute": name, "question": question,
                "type": kind}  # fmt: skip
 
