@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+PARSERS = ("strict", "foci-prefix", "finedefics", "vlmevalkit", "mmmu", "substring")  # keys of fgvr.answers.STRATEGIES
+
+
 def option(default: Any, help: str, *, how: bool = False, choices: tuple[str, ...] = ()) -> Any:
     """A field with the help text of its option."""
     return field(default=default, metadata={"help": help, "how": how, "choices": choices})
@@ -266,7 +269,7 @@ class Eval(Generate):
     permutations: str = option(
         "none", "Ask a multiple-choice question once, or in each rotation of its options.", choices=("none", "cyclic")
     )
-    parser: str = option("strict", "How an option is read out of a reply.", choices=("strict", "foci-prefix"))
+    parser: str = option("strict", "How an option is read out of a reply.", choices=PARSERS)
     template: str = option("a photo of a {}", "CLIP's text for a name; several, joined by |, are averaged.")
 
     def __post_init__(self) -> None:
@@ -305,9 +308,9 @@ class Score:
     parser: str | None = option(
         None,
         "Read the replies of choices anew. [default: as recorded; strict where nothing is]",
-        choices=("strict", "foci-prefix", "finedefics", "vlmevalkit", "mmmu", "substring"),
+        choices=PARSERS,
     )
-    by: str | None = option(None, "The share of right answers also by this field: category, superclass, …")
+    by: str | None = option(None, "The share of right answers also by this field, such as category or superclass.")
     confused: int = option(0, "Also the most confused pairs of names, so many.")
     confusion: bool = option(False, "Also the confusion matrix, a record a cell.")
     table: bool = option(False, "Write a table for people, not records.")

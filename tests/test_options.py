@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from fgvr import settings as all_settings
-from fgvr.datasets import settings as set_settings
 from fgvr.cli import options
 from fgvr.cli.group import COMMANDS, cli
+from fgvr.datasets import settings as set_settings
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import option

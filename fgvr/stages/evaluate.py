@@ -19,12 +19,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fgvr import answers, metrics, prompts
+from fgvr import answers, metrics
 from fgvr.errors import FgvrError, RecordError
 from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask
 from fgvr.records import Record, check
-from fgvr.stages.questions import final_prompt
+from fgvr.stages.questions import final_prompt, read_reply
 from fgvr.stream import Item, bad, ordered
 
 BEST = 5
@@ -247,15 +247,12 @@ def judge(record: Record, raw: str, parser: str = "strict") -> Record:
     prediction: the text of the option that the reply names; for an open question the cleaned reply; null when
         nothing can be read out of it.
     correct: whether that is the answer; null where no answer is known. A name is right when it equals the answer or
-        one of the record's `aliases` but for case, punctuation and articles (fgvr.metrics.exact).
+        one of the record's `aliases` but for case, punctuation and articles (fgvr.metrics.exact). A caption is
+        neither right nor wrong.
     """
-    prediction = _option(record, raw, parser) if record["kind"] == "mcq" else prompts.parse_answer(raw) or None
-    return {**record, "raw": raw, "prediction": prediction, "correct": _right(record, prediction)}
-
-
-def _option(record: Record, raw: str, parser: str) -> str | None:
-    index = answers.read_option(raw, record["options"], parser)
-    return None if index is None else record["options"][index]
+    prediction = read_reply(record, raw, parser)
+    correct = None if record["kind"] == "caption" else _right(record, prediction)
+    return {**record, "raw": raw, "prediction": prediction, "correct": correct}
 
 
 def _right(record: Record, prediction: str | None, aliases: bool = False) -> bool | None:
