@@ -199,6 +199,12 @@ def test_judge_open(raw: str, prediction: str | None, correct: bool) -> None:
     assert judge(asked, raw) == {**asked, "raw": raw, "prediction": prediction, "correct": correct}
 
 
+def test_judge_yes_or_no_and_captions() -> None:
+    asked = {"kind": "yesno", "question": "Is it a kite?", "options": ["yes", "no"], "answer": "no"}
+    assert [judge(asked, raw)["correct"] for raw in ("No, it is not.", "Yes.", "Perhaps")] == [True, False, False]
+    assert judge({"kind": "caption", "question": "Tell.", "answer": "A kite."}, "A kite.")["correct"] is None
+
+
 def test_judge_without_an_answer() -> None:
     assert judge(mcq(answer=None), "B")["correct"] is None
     assert judge({"kind": "open", "question": "Which?"}, "Kite")["correct"] is None
@@ -207,8 +213,8 @@ def test_judge_without_an_answer() -> None:
 def test_final_prompt() -> None:
     assert final_prompt({"kind": "open", "question": "Which?"}) == "Which?"
     assert final_prompt(mcq()) == prompts.multiple_choice("Which?", OPTIONS)
-    with pytest.raises(RecordError, match="unknown kind 'caption'; there are open, mcq"):
-        final_prompt(mcq(kind="caption"))
+    with pytest.raises(RecordError, match="unknown kind 'song'; there are open, mcq"):
+        final_prompt(mcq(kind="song"))
     for options in (None, [], ["a"], ["a", 1], ["a", "b\n"]):
         with pytest.raises(RecordError):
             final_prompt(mcq(options=options))

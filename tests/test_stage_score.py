@@ -199,6 +199,13 @@ def test_circular_evaluation_wants_every_order_right() -> None:
     assert not [r for r in figures(run=[prediction(0, True, base="0")]) if r["metric"].startswith("circular")]
 
 
+def test_what_eval_has_found_is_counted() -> None:
+    rows = [{**prediction(n, n > 1), "correct_in_all": n > 2, "correct_top5": True if n else None} for n in range(4)]
+    assert only(figures(run=rows), "circular accuracy")["value"] == 0.25
+    top = only(figures(run=rows), "top-5 accuracy")
+    assert (top["value"], top["n"]) == (1.0, 3), "null where no answer is known"
+
+
 def yesno(n: int, gold: str, said: str | None) -> dict:
     return prediction(n, gold == said, "yesno", said, answer=gold, options=["yes", "no"])
 

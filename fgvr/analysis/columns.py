@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _NONE = type(None)
 LEVELS = ("superordinate", "coarse", "fine")
-GRADES = ("substring", "f1", "em", "em_older", "finer_f1", "rouge", "names")  # scores of a reply
+GRADES = ("substring", "f1", "em", "em_older", "finer_f1", "rouge", "names", "circular", "top5")  # scores of a reply
+TOLD = {"circular/": "correct_in_all", "top5/": "correct_top5"}  # those that eval has found already
 
 
 class Names(dict[str | None, int]):
@@ -94,6 +95,10 @@ class Predictions:
         graded = [scores(row) for row in rows] if scores else []
         for name in dict.fromkeys(name for found in graded for name in found):
             column[name] = np.array([found.get(name, np.nan) for found in graded], dtype=np.float64)
+        for name, field in TOLD.items():
+            told = [row.get(field) for row in rows]
+            if any(value is not None for value in told):
+                column[name] = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
         self._append(column, len(rows))
 
     def _append(self, column: dict[str, Any], count: int) -> None:

@@ -38,8 +38,10 @@ GRADED = {
     "finer_f1": "FINER F1",
     "rouge": "ROUGE-L",
     "names": "names the category",
+    "circular": "circular accuracy",
+    "top5": "top-5 accuracy",
 }
-SHARES = {"substring", "em", "em_older", "names"}  # each 0 or 1
+SHARES = {"substring", "em", "em_older", "names", "circular", "top5"}  # each 0 or 1
 CHUNK = 1024  # records taken at once
 
 
