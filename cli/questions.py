@@ -20,8 +20,8 @@ def alone(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def command(**given: Any) -> Any:
         ctx = click.get_current_context()
-        if given["options"] is not None and ctx.get_parameter_source("source") == ParameterSource.DEFAULT:
-            given["source"] = None
+        if given["options"] is not None and ctx.get_parameter_source("operand") == ParameterSource.DEFAULT:
+            given["operand"] = None
         return fn(**given)
 
     return command

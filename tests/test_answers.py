@@ -160,13 +160,13 @@ def test_foci_prefix_behaves_as_the_reference():
     assert foci_prefix("E", [*OPTIONS, "x"]) == 4 and foci_prefix("C", OPTIONS[:2]) is None
 
 
-def test_both_strategies_agree_on_the_released_replies():
+def test_strategies_that_know_letters_agree_on_the_released_replies():
     if not os.environ.get("FGVR_SHARED"):
         pytest.skip("FGVR_SHARED is not set")
     path = Path(os.environ["FGVR_SHARED"]) / "reference/finedefics/results/bird-200--finedefics.json"
     for row in json.loads(path.read_text())["predictions"]:
-        for strategy in STRATEGIES.values():
-            assert row["options"][strategy(row["predicted_raw"], row["options"])] == row["predicted"]
+        for name in STRATEGIES.keys() - {"substring"}:
+            assert row["options"][STRATEGIES[name](row["predicted_raw"], row["options"])] == row["predicted"]
 
 
 # reply, then what each strategy reads: strict, foci-prefix, finedefics, vlmevalkit, mmmu, substring

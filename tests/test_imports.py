@@ -165,7 +165,7 @@ def test_help_has_what_a_manual_needs(name: str) -> None:
     for sub in getattr(command, "commands", {"": command}).values():
         text = sub.help or ""
         assert "Example" in text and f"fgvr {name}" in text
-        if any(param.name == "source" for param in sub.params):
+        if any(param.name == "operand" for param in sub.params):
             assert "Streams" in text or "Buffers" in text or "whole stream" in text
 
 

@@ -293,13 +293,17 @@ def latents_of(model, features: torch.Tensor) -> torch.Tensor:
     return model.model.connector(features, attention_mask=torch.ones(features.shape[:2], dtype=torch.bool, device=device))
 
 
+def embedded(model, ids: torch.Tensor, latents: torch.Tensor | None) -> torch.Tensor:
+    embeds = model.get_input_embeddings()(ids)
+    if latents is None:
+        return embeds
+    return embeds.masked_scatter((ids == model.config.image_token_id).unsqueeze(-1), latents.to(embeds.dtype))
+
+
 def reply_loss(model, samples, latents: torch.Tensor | None, pad: int) -> torch.Tensor:
     """Cross-entropy averaged over each reply, then over replies; `latents` (N, LATENTS, 192), or None for text."""
     ids, labels, mask = padded(samples, pad)
-    embeds = model.get_input_embeddings()(ids)
-    if latents is not None:
-        embeds = embeds.masked_scatter((ids == model.config.image_token_id).unsqueeze(-1), latents.to(embeds.dtype))
-    hidden = model.model.text_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = model.model.text_model(inputs_embeds=embedded(model, ids, latents), attention_mask=mask, use_cache=False).last_hidden_state
     wanted = labels[:, 1:] != -100
     losses = nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]).float(), labels[:, 1:][wanted], reduction="none")
     starts = wanted & ~nn.functional.pad(wanted, (1, 0))[:, :-1]  # a reply is a run of wanted positions
@@ -423,17 +427,17 @@ def train_language(model, speaker: Speaker, echoes: int, steps: int, rate: float
                 losses["talk"] = reply_loss(model, samples, None, 3)
         advance(sum(losses.values()), text, optimiser, schedule)
         if shown:
-            right = {name: letters_right(model, [speaker(make(rng), False, rng) for _ in range(40)], speaker)
+            right = {name: letters_right(model, [speaker(make(rng), False, rng) for _ in range(40)])
                      for name, (make, _) in kinds.items() if both and name != "task"}
             log(f"language step {step} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items())
                 + "".join(f", {k} right {v:.2f}" for k, v in right.items()) + f" {time.monotonic() - start:.0f} s")
 
 
 @torch.no_grad()
-def letters_right(model, samples, speaker: Speaker) -> float:
+def letters_right(model, samples, latents: torch.Tensor | None = None) -> float:
     """Share of replies whose first token is the right one."""
     ids, labels, mask = padded(samples, 3)
-    hidden = model.model.text_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden = model.model.text_model(inputs_embeds=embedded(model, ids, latents), attention_mask=mask, use_cache=False).last_hidden_state
     first = (labels[:, 1:] != -100) & (labels[:, :-1] == -100)
     return (model.lm_head(hidden[:, :-1][first]).argmax(1) == labels[:, 1:][first]).float().mean().item()
 
@@ -506,6 +510,14 @@ class Lessons:
         return index, talks, [self.speaker(rng.choice((text_turns, text_turns, look_ups))(rng), False, rng) for _ in range(texts)]
 
 
+    def letters_right(self, model, rng: Random) -> float:
+        """Share of choices among attribute values that it answers with the right letter."""
+        index = rng.sample(range(self.wild), 60)
+        talks = [self.speaker([attribute_choice(self.attributes[i], rng.choice(list(toy.ATTRIBUTES)), rng, 3)], True, rng) for i in index]
+        with torch.no_grad():
+            return letters_right(model, talks, latents_of(model, self.seen[index].float()))
+
+
 def converse(model, lessons: Lessons, name: str, cache: Path, steps: int, rate: float, *mixture) -> None:
     """Train connector and language model; every reply counts the same, a word as much as five sentences."""
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -521,7 +533,8 @@ def converse(model, lessons: Lessons, name: str, cache: Path, steps: int, rate: 
             loss_latents, _ = attribute_loss(latents, lessons.codes[index], lessons.words)
         advance(loss_image + loss_text / 2 + loss_latents / 2, model, optimiser, schedule)
         if step % 50 == 0 or step == steps:
-            log(f"{name} step {step} image {loss_image:.4f} text {loss_text:.4f} latents {loss_latents:.4f} {time.monotonic() - start:.0f} s")
+            log(f"{name} step {step} image {loss_image:.4f} text {loss_text:.4f} latents {loss_latents:.4f} "
+                f"letters right {lessons.letters_right(model, Random(step)):.2f} {time.monotonic() - start:.0f} s")
     model.save_pretrained(cache / name)
 
 
@@ -553,6 +566,7 @@ def polish_vlm(cache: Path, steps: int) -> None:
     model, lessons = after(cache, "vlm")
     converse(model, lessons, "polish", cache, steps, 1e-3, 24, 6, 3, 0.5)
     model.to(torch.float16).save_pretrained(HERE / "vlm")
+    (HERE / "vlm" / "model.safetensors").chmod(0o644)  # the library's files are for their owner alone
 
 
 # --- 3. CLIP ------------------------------------------------------------------------------------------------------------
@@ -629,6 +643,8 @@ def train_clip(cache: Path, steps: int, batch: int, rate: float) -> None:
             log(f"clip step {step} loss {loss:.4f} right {(logits.argmax(1) == target).float().mean():.3f} of {batch} {time.monotonic() - start:.0f} s")
     save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in model.state_dict().items()},
               folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    (folder / "open_clip_model.safetensors").chmod(0o644)
+
 
 # --- 4. measure ---------------------------------------------------------------------------------------------------------
 

@@ -92,13 +92,9 @@ class Predictions:
         if self.by is not None:
             column["group"] = np.array([groups[row[self.by]] for row in rows], dtype=np.int32)
         scores = {"open": _open_scores, "caption": _caption_scores}.get(self.kind)
-        graded = [scores(row) for row in rows] if scores else []
+        graded = [{**(scores(row) if scores else {}), **_told(row)} for row in rows]
         for name in dict.fromkeys(name for found in graded for name in found):
             column[name] = np.array([found.get(name, np.nan) for found in graded], dtype=np.float64)
-        for name, field in TOLD.items():
-            told = [row.get(field) for row in rows]
-            if any(value is not None for value in told):
-                column[name] = np.array([np.nan if value is None else value for value in told], dtype=np.float64)
         self._append(column, len(rows))
 
     def _append(self, column: dict[str, Any], count: int) -> None:
@@ -137,6 +133,10 @@ def _filling(dtype: Any, count: int) -> Any:
     import numpy as np
 
     return np.full(count, np.nan if np.issubdtype(dtype, np.floating) else -1, dtype=dtype)
+
+
+def _told(row: Record) -> dict[str, float]:
+    return {name: float(row[field]) for name, field in TOLD.items() if row.get(field) is not None}
 
 
 # --- scores of replies ------------------------------------------------------------------------------------------------
