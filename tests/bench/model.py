@@ -43,8 +43,10 @@ def save(folder: Path) -> Path:
     with torch.no_grad():
         hidden = model.model(**sample).last_hidden_state[0, -1]
         letters = tokens.convert_tokens_to_ids([f" {letter}" for letter in "ABCD"])
-        noise = 0.2 * torch.randn(4, len(hidden)) / len(hidden) ** 0.5
-        model.get_output_embeddings().weight[letters] = 30 * hidden / hidden.norm() ** 2 + noise
+        all_of_them = hidden / hidden.norm()
+        between = torch.randn(4, len(hidden))  # only what tells questions apart decides between the letters
+        between -= (between @ all_of_them).outer(all_of_them)
+        model.get_output_embeddings().weight[letters] = 30 * all_of_them / hidden.norm() + 0.2 * between
     model.generation_config.eos_token_id = -1  # a reply goes on to its last token
     model.generation_config.pad_token_id = tokens.pad_token_id
     model.save_pretrained(folder)
