@@ -11,7 +11,7 @@ itself may exceed 1 by as much.
 
 Why it is fast all the same. On a CPU a rough matrix product (bfloat16 where the CPU multiplies it, else float32) goes
 first, and only pairs that may still be among the best are computed in float64. What "may" means is a bound, not a
-guess: with x' the rough x, |x.y - x'.y'| <= |x - x'||y| + |x'||y - y'|, whose lengths are computed, plus what adding D
+guess: with x' the rough x, |x.y - x'.y'| <= |x - x'||y| + |x'||y - y'|, whose lengths are known, plus what adding D
 products in float32 and rounding the sum can lose. The k-th largest maximum of disjoint groups of keys is a lower bound
 of the k-th largest similarity. Rows that leave too many pairs are computed in float64 as a whole.
 
@@ -31,7 +31,7 @@ from torch import Tensor
 GRID = 2.0**26
 WIDE = 8                     # a block of keys has up to WIDE * block rows
 KEPT_BYTES = 1 << 30         # converted keys that are kept
-GROUP = 16                   # keys in a group of the lower bound
+GROUP = 32                   # keys in a group of the lower bound
 Groups = tuple[Tensor, Tensor] | None
 
 
@@ -43,22 +43,29 @@ def unit(features: Tensor) -> Tensor:
     """
     if features.ndim != 2 or not features.shape[1] or not features.is_floating_point():
         raise ValueError(f"features must be floating (N, D); got {features.dtype} {tuple(features.shape)}")
+    if not len(features):
+        return features.double()
     x = features.detach().double()
-    largest = x.abs().amax(dim=1, keepdim=True)
+    low, high = torch.aminmax(x, dim=1, keepdim=True)
+    largest = torch.maximum(-low, high)
     bad = ~(torch.isfinite(largest) & (largest > 0)).flatten()
     if bad.any():
         raise ValueError(f"features: row {int(bad.nonzero()[0])} has no direction (zero or not finite)")
-    x = x / largest                                          # squares can neither overflow nor vanish
-    return x.div_(_length(x)).mul_(GRID).round_().div_(GRID)
+    extreme = (largest < 1e-100) | (largest > 1e100)
+    if extreme.any():
+        x = x / torch.where(extreme, largest, 1.0)           # squares can neither overflow nor vanish
+    return (x / _length(x)).mul_(GRID).round_().div_(GRID)
 
 
 def _length(x: Tensor) -> Tensor:
     """(N, D) -> (N, 1). Halves are added element by element: an order that does not depend on N, device or library."""
     squares = x * x
-    while squares.shape[1] > 1:
-        half = (squares.shape[1] + 1) // 2
-        squares = squares[:, :half] + torch.nn.functional.pad(squares[:, half:], (0, 2 * half - squares.shape[1]))
-    return squares.sqrt()
+    width = squares.shape[1]
+    while width > 1:
+        half = (width + 1) // 2
+        squares[:, : width - half] += squares[:, half:width]
+        width = half
+    return squares[:, :1].sqrt()
 
 
 def topk(
@@ -127,12 +134,12 @@ def kept(make: Callable[[int], Vectors], numbers: int) -> Callable[[int], Vector
 
 @dataclass(frozen=True)
 class Vectors:
-    """A block of vectors: exact (n, D) float64 as `unit` makes them; the rough form, its rows' lengths (n, 1) and those
-    of what it lost (n, 1)."""
+    """A block of vectors: exact (n, D) float64 as `unit` makes them; the rough form, a bound of its rows' lengths, and
+    (n, 1) the length of what each row lost."""
 
     exact: Tensor
     rough: Tensor | None = None
-    length: Tensor | None = None
+    longest: float = 1.0
     lost: Tensor | None = None
 
     @classmethod
@@ -141,8 +148,8 @@ class Vectors:
         if rough is None:
             return cls(exact)
         near = exact.to(rough)
-        wide = near.double()
-        return cls(exact, near, wide.norm(dim=1, keepdim=True), (exact - wide).norm(dim=1, keepdim=True))
+        lost = torch.linalg.vector_norm(exact - near, dim=1, keepdim=True)
+        return cls(exact, near, 1.00001 + lost.max().item(), lost)
 
 
 def _block(
@@ -182,12 +189,11 @@ def _block(
 def _candidates(queries: Vectors, keys: Vectors, k: int, least: Tensor, groups: Groups) -> Tensor:
     """(row, column) pairs, in that order, which hold all that can be among a row's k best; `least` (n, 1) float64 is
     what its k-th best has so far."""
-    assert queries.rough is not None and queries.length is not None and queries.lost is not None
-    assert keys.rough is not None and keys.length is not None and keys.lost is not None
+    assert queries.rough is not None and keys.rough is not None
+    assert queries.lost is not None and keys.lost is not None
     width, count = keys.exact.shape[1], len(keys.exact)
-    rounding = 2.0**-8 if keys.rough.dtype == torch.bfloat16 else 2.0**-23      # of the sum, relative
-    longest = keys.length.max()
-    off = 1.000001 * (queries.lost + queries.length * (keys.lost.max() + width * 2.0**-22 * longest))
+    rounding = 0.51 * torch.finfo(keys.rough.dtype).eps      # of the sum, relative
+    off = 1.00001 * queries.lost + queries.longest * (keys.lost.max() + width * 2.0**-22 * keys.longest)
     rough = queries.rough @ keys.rough.T
     if groups is not None:
         rough.masked_fill_(groups[0][:, None] == groups[1][None, :], -torch.inf)
