@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-
 PARSERS = ("strict", "foci-prefix", "finedefics", "vlmevalkit", "mmmu", "substring")  # keys of fgvr.answers.STRATEGIES
 
 
