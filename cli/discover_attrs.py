@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import device, model, prompt, record, settings, stage_io
+from fgvr.cli.options import device, model, of_server, prompt, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Discover
+from fgvr.settings import Discover, Server
 
 
 def _list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
@@ -25,9 +25,10 @@ def _list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
 @record
 @device
 @settings(Discover)
+@settings(Server, "server")
 def command(
     job: Job, model: str, superclass: str, class_unit: str, prompt: str | None, attribute: list[str], drop: list[str],
-    record: str | None, device: str, settings: Discover,
+    record: str | None, device: str, settings: Discover, server: Server,
 ) -> None:  # fmt: skip
     """Ask a model which attributes tell categories apart.
 
@@ -47,10 +48,8 @@ def command(
     from fgvr.stages.discover import discover
 
     template = job.text(prompt) if prompt is not None else prompts.DISCOVER
-    opened = open_answerer(model, device=device)
+    opened = open_answerer(model, device=device, **of_server(model, server))
     templates = [template, prompts.GENERAL, prompts.EXTRACT_GENERAL, prompts.EXTRACT]
     with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=templates) as run:
         how = settings.samples, settings.keep, settings.temperature, settings.seed
-        run.write(
-            discover(answerer, superclass, class_unit, settings.max_new_tokens, template, *how, attribute, drop)
-        )
+        run.write(discover(answerer, superclass, class_unit, settings.max_new_tokens, template, *how, attribute, drop))

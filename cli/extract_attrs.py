@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, device, image_root, model, record, settings, stage_io
+from fgvr.cli.options import InputFile, device, image_root, model, of_server, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Extract
+from fgvr.settings import Extract, Server
 
 
 @click.command("extract-attrs")
@@ -17,8 +17,16 @@ from fgvr.settings import Extract
 @record
 @device
 @settings(Extract)
+@settings(Server, "server")
 def command(
-    job: Job, model: str, attrs: str, image_root: str, record: str | None, device: str, settings: Extract
+    job: Job,
+    model: str,
+    attrs: str,
+    image_root: str,
+    record: str | None,
+    device: str,
+    settings: Extract,
+    server: Server,
 ) -> None:
     """Ask a model every attribute question about each image.
 
@@ -37,7 +45,7 @@ def command(
     from fgvr.stages.extract import by_superclass, extract
 
     questions = by_superclass(job.load(attrs, required=("superclass", "attribute", "question")))
-    opened = open_answerer(model, device=device)
+    opened = open_answerer(model, device=device, **of_server(model, server))
     with (
         recorded(opened, record) as answerer,
         job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,

@@ -188,6 +188,11 @@ def _portable_spec(spec: str | None) -> str | None:
     return f"{scheme}{colon}{os.path.basename(os.path.realpath(name))}" if os.path.isdir(name) else spec
 
 
+def of_server(model: str, server: Any) -> dict[str, Any]:
+    """The options of open_answerer that only a server takes."""
+    return {"server": server} if model.startswith("openai:") and not os.path.isdir(model) else {}
+
+
 def settings(cls: type, name: str = "settings") -> Callable[[Function], Function]:
     """One option for each field of a settings dataclass; the command gets the checked instance as `name`."""
     hints = typing.get_type_hints(cls)

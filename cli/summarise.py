@@ -6,9 +6,9 @@ from collections import Counter
 
 import click
 
-from fgvr.cli.options import InputFolder, device, model, prompt, record, settings, stage_io
+from fgvr.cli.options import InputFolder, device, model, of_server, prompt, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Summarise
+from fgvr.settings import Server, Summarise
 
 
 @click.command("summarise")
@@ -19,8 +19,16 @@ from fgvr.settings import Summarise
 @record
 @device
 @settings(Summarise)
+@settings(Server, "server")
 def command(
-    job: Job, model: str, prompt: str | None, cub: str | None, record: str | None, device: str, settings: Summarise
+    job: Job,
+    model: str,
+    prompt: str | None,
+    cub: str | None,
+    record: str | None,
+    device: str,
+    settings: Summarise,
+    server: Server,
 ) -> None:
     """Write each image's attributes as one description.
 
@@ -52,7 +60,7 @@ def command(
         if job.source in ("-", None):
             raise UsageError("--noise takes answers of other records; give FILE instead of stdin")
         others = donors(job.load(job.source, required=("superclass", field, "category")), field)
-    opened = open_answerer(model, device=device)
+    opened = open_answerer(model, device=device, **of_server(model, server))
     notes: Counter[str] = Counter()
     wording = template or {"short": prompts.SUMMARISE_SHORT, "none": prompts.NO_DESCRIPTION}.get(settings.level)
     wording = wording or (prompts.DESCRIBE_CATEGORY if settings.source == "class" else prompts.SUMMARISE)

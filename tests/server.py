@@ -47,7 +47,7 @@ class Server:
         choice["message"] = {"role": "assistant", "content": self.say(prompt, image)}
         if body.get("logprobs") and self.likely is not None:
             top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in self.likely.items()]
-            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: body["top_logprobs"]]}]}
+            choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: body.get("top_logprobs", 0)]}]}
         return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError
 from fgvr.models import open_answerer
-from fgvr.models.base import Ask
+from fgvr.models.base import Ask, Said
+from fgvr.models.replay import recorded
 from fgvr.settings import Server as Settings
 from tests.server import Server, serving
 
@@ -179,3 +180,38 @@ def test_a_server_that_goes_away_ends_with_75_and_resume_goes_on(
     assert [r["correct"] for r in found] == [True, False] * 3
     assert not [path for path in tmp_path.iterdir() if KEY.encode() in path.read_bytes()]
     assert said == []
+
+
+def test_schemas_samples_and_confidence(server: Server) -> None:
+    server.likely = {"A": 0.5, "B": 0.25}
+    model = opened(server)
+    assert model.reply_scored([Ask("q", schema={"type": "object"})], 5) == [Said("A", math.log(0.5))]
+    assert model.sample(Ask("q"), 5, 0.7, 11) == "A" and model.reply([Ask("q")], 5) == ["A"]
+    first, second, third = server.bodies
+    assert first["response_format"]["json_schema"]["schema"] == {"type": "object"} and first["logprobs"] is True
+    assert (second["temperature"], second["seed"], third["temperature"]) == (0.7, 11, 0)
+    assert "response_format" not in second and "logprobs" not in third
+
+
+def test_what_was_paid_for_before_a_failure_is_recorded(server: Server, tmp_path: Path) -> None:
+    """The third of three requests fails for good; when the run goes on, only that one is asked again."""
+    server.say = lambda prompt, image: prompt.upper()
+    asks = [Ask(name) for name in "abc"]
+    server.faults = ["", "", *["503"] * 2]
+    file = str(tmp_path / "paid")
+    with recorded(opened(server, concurrency=1, retries=1), file) as model, pytest.raises(TryAgain):
+        model.reply(asks, 5)
+    with recorded(opened(server), file) as model:
+        assert model.reply(asks, 5) == ["A", "B", "C"]
+    assert [body["messages"][0]["content"][-1]["text"] for body in server.bodies] == ["a", "b", "c", "c", "c"]
+    assert open_answerer(f"replay:{file}").reply(asks[::-1], 5) == ["C", "B", "A"]
+
+
+def test_the_commands_take_a_server(server: Server, tmp_path: Path) -> None:
+    from fgvr.cli.discover_attrs import command
+
+    server.say = lambda prompt, image: "['bill', 'tail']"
+    words = ["--model", "openai:m", "--base-url", server.url, "--superclass", "bird", "-o", str(tmp_path / "attrs")]
+    assert CliRunner().invoke(command, words, catch_exceptions=False).exit_code == 0
+    assert len((tmp_path / "attrs").read_text().splitlines()) == 3
+    assert KEY not in (tmp_path / "attrs.run.json").read_text()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError, reason
-from fgvr.models.base import Answerer, Ask
+from fgvr.models.base import Answerer, Ask, Said
 from fgvr.settings import Server
 
 if TYPE_CHECKING:
@@ -68,13 +68,28 @@ class ServerAnswerer:
         self.about = {"name": f"openai:{name}", "revision": None}
         self.where = f"{client.base_url.host}" + (f":{client.base_url.port}" if client.base_url.port else "")
         self.limit = "max_tokens"
+        self.heard: Callable[[Ask, Said], None] = lambda ask, said: None  # told of each reply as soon as it is there
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
-        async def one(ask: Ask) -> str:
-            choice = await self._choice(ask, max_new_tokens)
-            return (choice.message.content or "").strip()
+        return [text for text, _ in self._replies(asks, max_new_tokens)]
+
+    def reply_scored(self, asks: Sequence[Ask], max_new_tokens: int) -> list[Said]:
+        return self._replies(asks, max_new_tokens, logprobs=True)
+
+    def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
+        return self._replies([ask], max_new_tokens, temperature=temperature, seed=seed)[0].text
+
+    def _replies(self, asks: Sequence[Ask], max_new_tokens: int, **more: Any) -> list[Said]:
+        async def one(ask: Ask) -> Said:
+            choice = await self._choice(ask, max_new_tokens, **more)
+            logprobs = getattr(choice, "logprobs", None)
+            tokens = (logprobs.content or []) if logprobs is not None else []
+            sure = sum(token.logprob for token in tokens) / len(tokens) if tokens else None
+            said = Said((choice.message.content or "").strip(), sure)
+            self.heard(ask, said)
+            return said
 
         return self._all(one, asks)
 
@@ -127,9 +142,13 @@ class ServerAnswerer:
         content: list[dict[str, Any]] = [{"type": "text", "text": ask.prompt}]
         if ask.image is not None:
             content.insert(0, {"type": "image_url", "image_url": {"url": data_url(ask.image)}})
+        more = {"temperature": 0, **more}
+        if ask.schema is not None:
+            schema = {"name": "reply", "strict": True, "schema": dict(ask.schema)}
+            more["response_format"] = {"type": "json_schema", "json_schema": schema}
         try:
             made = await self.client.chat.completions.create(
-                model=self.name, messages=[{"role": "user", "content": content}], temperature=0,
+                model=self.name, messages=[{"role": "user", "content": content}],
                 **{self.limit: max_new_tokens}, **more,
             )  # fmt: skip
         except openai.BadRequestError as refused:
