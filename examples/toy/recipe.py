@@ -681,6 +681,9 @@ def measure() -> dict:
         found[f"{name}: right"] = mean(
             i is not None and LETTERS[i] == letter for i, (_, letter) in zip(read, turns, strict=True))
         found[f"{name}: no option named"] = mean(i is None for i in read)
+    turns = [look_up(rng)[0] for _ in range(240)]
+    found["choice in text: right"] = mean(
+        reply == letter for reply, (_, letter) in zip(ask([Ask(question) for question, _ in turns], 4), turns, strict=True))
     replies = ask([Ask(OPEN[0].format(toy.SUPERCLASS), image) for _, image in birds], 16)
     found["open-set name of unseen species: right"] = mean(reply == species.name for reply, (species, _) in zip(replies, birds, strict=True))
     made = [{key: rng.choice(values) for key, values in toy.ATTRIBUTES.items()} for _ in range(60)]
