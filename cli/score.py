@@ -15,7 +15,7 @@ from fgvr.settings import Score
 @click.option("--compare", type=Named(), multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
-@click.option("--encoder", metavar="SPEC", help="Text encoder for the semantic accuracy of open answers.")
+@click.option("--encoder", metavar="SPEC", help="Text encoder: semantic accuracy of open answers, distinctiveness of descriptions.")
 @device
 @settings(Score)
 def command(
@@ -27,8 +27,9 @@ def command(
     Reads predictions, also FOCI's results, VLMEvalKit's tables (csv, tsv, xlsx, json), lmms-eval's samples and FINER's
     output, and writes metrics records {kind, metric, value, low, high, n} with 95 % intervals: shares of right
     answers, their mean over categories, macro F1, unreadable replies, positions of options, and of open answers
-    FINER's scores and clustering. docs/evaluation.md defines them. Extractions and triples with `attributes_true` are
-    scored by their attributes and descriptions; metrics records come through as they are.
+    FINER's scores and clustering. docs/evaluation.md defines them. Of extractions and triples, what is
+    unknown, empty, copied, leaking, and what each attribute tells of the category; with `attributes_true` also what is
+    right. Metrics records come through as they are.
 
     --compare and --versus add other runs: each record then names its `run`, and where two runs answered the same
     questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Buffers

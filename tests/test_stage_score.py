@@ -111,6 +111,15 @@ def test_runs_are_compared_pair_by_pair() -> None:
     assert "run" not in figures(after=after)[0]
 
 
+def test_triples_without_truth_tell_their_quality() -> None:
+    rows = [{"id": str(n), "category": "ab"[n % 2], "description": "Red." if n else "", "attributes": {"leg": "red"}}
+            for n in range(4)]  # fmt: skip
+    found = by_name(figures(run=rows))
+    values = {name: record["value"] for name, record in found.items()}
+    assert values["|descriptions|empty|"] == 0.25 and values["|descriptions|duplicate|"] == 0.75
+    assert values["|descriptions|information|leg"] == 0 and "|attributes|attribute accuracy|" not in found
+
+
 def test_metrics_come_through() -> None:
     ready = {"kind": "probe", "metric": "accuracy", "value": 0.5, "low": None, "high": None, "n": 3, "pool": "last"}
     assert figures(run=[{"id": "made", **ready}]) == [ready]
@@ -120,7 +129,6 @@ def test_metrics_come_through() -> None:
     ("record", "message"),
     [
         ({}, "nothing to score"),
-        ({"attributes": {"a": "b"}}, "nothing to score"),
         ({"prediction": "x", "correct": True}, "no 'kind'"),
         ({"prediction": "x", "correct": "yes", "kind": "mcq"}, "'correct' must be true or false"),
         ({"correct": True, "kind": "mcq"}, "no 'prediction'"),

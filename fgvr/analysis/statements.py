@@ -45,7 +45,7 @@ def statements(
     shares: list[float] = []
     columns: dict[str, list[bool]] = {}
     for record in records:
-        truth = record["attributes_true"]
+        truth = record.get("attributes_true")
         if field not in record or not truth:
             continue
         held = {name: holds(record, name, str(value)) for name, value in truth.items()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from fgvr import metrics
 from fgvr.analysis import intervals
 from fgvr.analysis.columns import Predictions
+from fgvr.analysis.descriptions import quality
 from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
 from fgvr.errors import FgvrError, RecordError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 NEEDED = {
     "metric": ("kind", "metric", "value"),
     "prediction": ("kind", "prediction", "correct"),
-    "extraction": ("attributes_true",),
+    "extraction": (),
 }
 RIGHT = {"open": "exact match"}  # what a share of right answers is called, where it is not "accuracy"
 GRADED = {
@@ -63,7 +64,7 @@ def known(record: Record, by: str | None = None) -> Record:
         if not all(isinstance(alias, str) for alias in record.get("aliases") or []):
             raise RecordError("'aliases' must be a list of texts; correct the record")
     if kind == "extraction":
-        check(record, [name for name in ("attributes", "description") if name in record])
+        check(record, [name for name in ("attributes_true", "attributes", "description") if name in record])
     return {name: value for name, value in record.items() if name != "id"} if kind == "metric" else record
 
 
@@ -72,9 +73,9 @@ def _sort(record: Record) -> str:
         return "metric"
     if "prediction" in record or "correct" in record:
         return "prediction"
-    if "attributes_true" in record and ("attributes" in record or "description" in record):
+    if "attributes" in record or "description" in record:
         return "extraction"
-    raise RecordError("nothing to score: no `correct`, no `attributes_true` beside `attributes`; run `fgvr eval` first")
+    raise RecordError("nothing to score: no `correct`, no `attributes` or `description`; run `fgvr eval` first")
 
 
 class Scored:
@@ -169,6 +170,8 @@ def _run(
             yield from _semantic(table, encoder)
     yield from statements(run.extractions, "attributes", "attribute accuracy", answers, each=True)
     yield from statements(run.extractions, "description", "description accuracy", told)
+    if run.extractions:
+        yield from quality(run.extractions, encoder)
     yield from run.metrics
 
 
