@@ -15,7 +15,7 @@ from fgvr.settings import Score
 @click.option("--compare", type=Named(), multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
-@click.option("--encoder", metavar="SPEC", help="Text encoder: semantic accuracy of open answers, distinctiveness of descriptions.")
+@click.option("--encoder", metavar="SPEC", help="Text encoder for semantic accuracy and for distinctiveness.")
 @device
 @settings(Score)
 def command(
