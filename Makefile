@@ -144,12 +144,15 @@ FORCE:
 
 # --- the chain; align and tune make folders ------------------------------------------------------------------------------
 
+# the rows that `make all` prints; the table has many more
+SHOWN := '^ |^open +exact match|^(mcq|attributes|description) +([a-z]+ )?accuracy  |^linear|quality|retrieval'
+
 .PHONY: all setup test lint docs bench lock toy-models clean help FORCE
 
 ## install if need be, run the whole chain on DATASET and print the result
 all: $(RUN)/table.txt $(if $(strip $(VAL_SPLIT)),$(RUN)/val.jsonl)
-	@cat $<
-	@echo 'files: $(RUN)'
+	@grep -E $(SHOWN) $<
+	@echo 'all figures: $<; files: $(RUN)'
 
 $(RUN)/train.jsonl $(RUN)/val.jsonl $(RUN)/test.jsonl: $(RUN)/%.jsonl: $(RUN)/.settings/% | $(SETUP)
 	$(FGVR) $(stage.$*) $(call resume,$@)
