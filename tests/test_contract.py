@@ -76,8 +76,14 @@ class Row:
 
     def argv(self, folder: Path, *more: str | Path) -> list[str]:
         options = shlex.split(self.options.format(dir=folder, root=ROOT))
-        models = "examples/toy/" in self.options  # then it pays to fork from a process that has the libraries
-        return [PRIVATE if self.private else "fgvr" if models else FRESH, *self.name.split(), *options, *map(str, more)]
+        # with a model it pays to fork from a process that has the libraries
+        program = PRIVATE if self.private else "fgvr" if self.models else FRESH
+        return [program, *self.name.split(), *options, *map(str, more)]
+
+    @property
+    def models(self) -> bool:
+        """Whether it opens a model."""
+        return "examples/toy/" in self.options
 
     def input(self, folder: Path, name: str = "in.jsonl", count: int | None = None) -> Path | None:
         """The input file, and whatever the options name. The folder gets it all."""
@@ -347,11 +353,22 @@ def locked(path: Path) -> bool:
     return any(held in line for line in Path("/proc/locks").read_text().splitlines())
 
 
-KILLS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+KILLS = {"INT": (signal.SIGINT, 130), "TERM": (signal.SIGTERM, 143), "KILL": (signal.SIGKILL, -9)}
 
 
-@pytest.mark.parametrize(("signum", "status"), KILLS, ids=["INT", "TERM", "KILL"])
-@rows("make")
+def kills(*wanted: str) -> pytest.MarkDecorator:
+    """Rows and signals. A model makes a row slow: it gets one signal of the three, the others with -m slow."""
+    cases = []
+    for row in ROWS:
+        if all(bool(getattr(row, name)) for name in wanted):
+            chosen = list(KILLS)[len(row.name) % len(KILLS)]
+            for name, (signum, status) in KILLS.items():
+                marks = [pytest.mark.slow] if row.models and name != chosen else []
+                cases.append(pytest.param(row, signum, status, id=f"{row.name.replace(' ', '-')}-{name}", marks=marks))
+    return pytest.mark.parametrize(("row", "signum", "status"), cases)
+
+
+@kills("make")
 def test_killed_and_resumed(row: Row, signum: int, status: int, tmp_path: Path) -> None:
     """Killed after a random number of records, FILE is as it was; resumed, it equals an uninterrupted run."""
     rng = random.Random(f"{row.name} {signum}")
@@ -385,8 +402,7 @@ def test_killed_and_resumed(row: Row, signum: int, status: int, tmp_path: Path) 
     assert not list(tmp_path.glob("out.partial*"))
 
 
-@pytest.mark.parametrize(("signum", "status"), KILLS, ids=["INT", "TERM", "KILL"])
-@rows()
+@kills()
 def test_killed_while_it_works(row: Row, signum: int, status: int, tmp_path: Path) -> None:
     """The same at random times, with all of the input there: while it computes, writes or finishes."""
     rng = random.Random(f"{row.name} {signum}")
