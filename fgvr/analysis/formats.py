@@ -49,9 +49,10 @@ def read(
     else:
         raise FgvrError(f"{source.label}: the file is empty; {KNOWN}")
     form, shape = _detect(source.name, head, form)
+    at: list[int] = []  # the line that is being read, where there are lines of JSON
     lines = chain([head], lines)
     if shape == "lines":
-        items: Iterable[Item] = _jsonl(source.label, lines, blank)
+        items: Iterable[Item] = _jsonl(source.label, lines, blank, at)
         if form == "lmms-eval":
             items = _converted(source.label, items, parser, say, tools.lmms_eval)
         elif parser is not None:
@@ -62,7 +63,7 @@ def read(
         rows, form, own = _document(source.label, b"".join(lines), shape, form)
         convert = {"foci": tools.foci, "vlmevalkit": tools.vlmevalkit, "lmms-eval": tools.lmms_eval}.get(form, _own)
         items = _converted(source.label, _plain(source.label, rows), parser, say, convert, own)
-    yield from _unique(source, items)
+    yield from _unique(source, items, at)
 
 
 def _detect(name: str, head: bytes, form: str | None) -> tuple[str | None, str]:
@@ -114,12 +115,13 @@ class _Line:
         return iter([self.line])
 
 
-def _jsonl(label: str, lines: Iterable[bytes], blank: int) -> Iterator[Item]:
+def _jsonl(label: str, lines: Iterable[bytes], blank: int, at: list[int]) -> Iterator[Item]:
     """What fgvr.stream.read gives, faster: score reads millions of records and uses few of their fields."""
     import orjson
 
     loads = orjson.loads
     for number, line in enumerate(lines, blank + 1):
+        at[:] = [number]
         try:
             record = loads(line)
         except ValueError:
@@ -228,8 +230,12 @@ def _converted(
         say(f"{label}: {differ} of {marked} verdicts are not the file's own, which may rest on a judge or a guess")
 
 
-def _unique(source: Source, items: Iterable[Item]) -> Iterator[Item]:
-    """Gives records without an id one, refuses an id that came before, counts."""
+def _unique(source: Source, items: Iterable[Item], at: list[int]) -> Iterator[Item]:
+    """Gives records without an id one, refuses an id that came before, counts. at: see `read`."""
+
+    def fault(error: str, record: Record) -> Bad:
+        return Bad(f"{source.label}:{at[0]}" if at else f"{source.label}: record {count}", error, record=record)
+
     seen: set[int] = set()  # of hashes: a million ids as texts would be 100 MB
     count = 0
     for item in items:
@@ -242,11 +248,11 @@ def _unique(source: Source, items: Iterable[Item]) -> Iterator[Item]:
             try:
                 item, key = _identified(item)
             except RecordError as error:
-                yield Bad(f"{source.label}: record {count}", str(error), record=item)
+                yield fault(str(error), item)
                 continue
         mark = hash(key)
         if mark in seen:
-            yield Bad(f"{source.label}: record {count}", f"id {key!r} came before; make ids unique", record=item)
+            yield fault(f"id {key!r} came before; make ids unique", item)
             continue
         seen.add(mark)
         yield item
