@@ -37,7 +37,8 @@ def tokenizer(folder: Path) -> None:
     post = {"type": "TemplateProcessing", "single": template, "pair": template,
             "special_tokens": {w: {"id": w, "ids": [n], "tokens": [w]} for w, n in specials.items()}}  # fmt: skip
     whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-             "pre_tokenizer": {"type": "Whitespace"}, "post_processor": post, "decoder": None, "model": inner}  # fmt: skip
+             "pre_tokenizer": {"type": "Whitespace"}, "post_processor": post, "decoder": None,
+             "model": inner}  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(whole))
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}))
@@ -51,9 +52,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = getattr(transformers, f"{request.param}Model")(config(**values))
     model.save_pretrained(path)
     size = {"height": 16, "width": 16}
-    kind = {"CLIP": "CLIPImageProcessor", "Siglip": "SiglipImageProcessor", "Dinov2": "BitImageProcessor"}[request.param]
-    made = getattr(transformers, kind)(size=size if request.param == "Siglip" else {"shortest_edge": 16}, crop_size=size)
-    made.save_pretrained(path)
+    kind = {"Dinov2": "Bit"}.get(request.param, request.param)
+    scaled = size if kind == "Siglip" else {"shortest_edge": 16}
+    getattr(transformers, f"{kind}ImageProcessor")(size=scaled, crop_size=size).save_pretrained(path)
     if request.param != "Dinov2":
         tokenizer(path)
     return path

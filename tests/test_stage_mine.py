@@ -119,7 +119,7 @@ def test_a_bad_image_keeps_its_place_and_is_no_candidate(triples: list[dict], tm
 
 def test_other_rankings(triples: list[dict], tmp_path: Path) -> None:
     def found(**options: Any) -> list[str]:
-        return [n["id"] for n in list(mine(triples, Colours(), tmp_path, 2, 2, **options))[0]["negatives"]]
+        return [n["id"] for n in next(mine(triples, Colours(), tmp_path, 2, 2, **options))["negatives"]]
 
     assert found(by="text") == found(by="both") == ["orange-1", "yellow"]
     assert found(ranked_by="prototype", templates="{}|a {}") == ["orange-1", "yellow"]
