@@ -52,11 +52,9 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = getattr(transformers, f"{request.param}Model")(config(**values))
     model.save_pretrained(path)
     size = {"height": 16, "width": 16}
-    kinds = {"CLIP": "CLIPImageProcessor", "Siglip": "SiglipImageProcessor", "Dinov2": "BitImageProcessor"}
-    made = getattr(transformers, kinds[request.param])(
-        size=size if request.param == "Siglip" else {"shortest_edge": 16}, crop_size=size
-    )
-    made.save_pretrained(path)
+    kind = {"Dinov2": "Bit"}.get(request.param, request.param)
+    scaled = size if kind == "Siglip" else {"shortest_edge": 16}
+    getattr(transformers, f"{kind}ImageProcessor")(size=scaled, crop_size=size).save_pretrained(path)
     if request.param != "Dinov2":
         tokenizer(path)
     return path

@@ -247,7 +247,7 @@ def test_wrong_usage_is_refused(options: list[str], message: str, triples: list[
 
 def histogram(path: Path) -> list[float]:
     """Shares of 6 x 6 hues and saturations among an image's bright pixels."""
-    hue, saturation, value = (list(band.getdata()) for band in Image.open(path).convert("HSV").resize((48, 48)).split())
+    hue, saturation, value = (band.tobytes() for band in Image.open(path).convert("HSV").resize((48, 48)).split())
     counts = [1e-6] * 36
     for h, s, v in zip(hue, saturation, value, strict=True):
         counts[h * 6 // 256 * 6 + s * 6 // 256] += v > 40
