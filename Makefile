@@ -151,7 +151,7 @@ SHOWN := '^ |^open +exact match|^(mcq|attributes|description) +([a-z]+ )?accurac
 
 ## install if need be, run the whole chain on DATASET and print the result
 all: $(RUN)/table.txt $(if $(strip $(VAL_SPLIT)),$(RUN)/val.jsonl)
-	@grep -E $(SHOWN) $<
+	@grep -E $(SHOWN) $< || cat $<
 	@echo 'all figures: $<; files: $(RUN)'
 
 $(RUN)/train.jsonl $(RUN)/val.jsonl $(RUN)/test.jsonl: $(RUN)/%.jsonl: $(RUN)/.settings/% | $(SETUP)
@@ -230,7 +230,7 @@ $(VENV)/.installed: setup.cfg constraints.txt | $(BIN)/python
 
 ## ruff, mypy and pytest
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(TEST_OPTIONS) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST_OPTIONS) $(TESTS)
 
 # cli/ installs as fgvr.cli; mypy, which knows nothing of package_dir, sees it there through links
 TREE := .mypy_cache/tree

@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from dataclasses import dataclass
 
-from fgvr import signals
-
-signals.install()  # as the real script does: before anything slow is imported
+EARLY = {signal.SIGINT, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, EARLY)  # until there is someone to take them, see `cli`
 
 import click
 
-from fgvr import rng
+from fgvr import rng, signals
 from fgvr.cli.main import main
 from fgvr.cli.options import InputFile, adapter, settings, stage_io
 from fgvr.errors import RecordError
@@ -42,6 +42,7 @@ class Shout:
 @click.group("fgvr", no_args_is_help=False)
 def cli() -> None:
     """Commands under test."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)
 
 
 @cli.command("shout")

@@ -181,7 +181,11 @@ OTHERS = {"provenance"}
 def rows(*wanted: str) -> pytest.MarkDecorator:
     """Parametrise over the rows that have all the wanted properties ("!x": that lack x)."""
     chosen = [row for row in ROWS if all(bool(getattr(row, w.lstrip("!"))) != w.startswith("!") for w in wanted)]
-    return pytest.mark.parametrize("row", chosen, ids=lambda row: row.name.replace(" ", "-"))
+    cases = [  # align takes many seconds, and the way of tune
+        pytest.param(row, id=row.name.replace(" ", "-"), marks=[pytest.mark.slow] if row.name == "align" else [])
+        for row in chosen
+    ]
+    return pytest.mark.parametrize("row", cases)
 
 
 def whole(row: Row, folder: Path, out: str = "whole", stdin: Path | None = None) -> Path:

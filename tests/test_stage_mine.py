@@ -131,17 +131,17 @@ def test_other_rankings(triples: list[dict], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 4096])
 def test_names_alone_rank_all_categories(tmp_path: Path, block: int) -> None:
-    rows = [triple(tmp_path, "a", "red", (250, 60, 0)), triple(tmp_path, "b", "yellow", (0, 0, 250)),
+    rows = [triple(tmp_path, "a", "red", (250, 40, 0)), triple(tmp_path, "b", "yellow", (0, 0, 250)),
             triple(tmp_path, "c", "blue", (0, 0, 250))]  # fmt: skip
     bad, source = Bad("in:1", "torn"), FromModel(Colours(), parts(Colours()), tmp_path, batch=2)
     settings, report = Mine(per_anchor=2, of="names", block=block), Report()
     items = [rows[0], rows[1], bad, rows[2]]
     first, second, torn, last = mine_names(items, source, settings, [{"category": "orange"}], report=report)
     assert torn is bad and (report.anchors, report.short) == (3, 0)
-    assert (first["category_rank"], second["category_rank"], last["category_rank"]) == (1, 2, 1)
+    assert (first["category_rank"], second["category_rank"], last["category_rank"]) == (1, 3, 1)
     assert [n["category"] for n in first["negatives"]] == ["orange", "yellow"], "hardest first, never its own"
-    assert [n["category"] for n in second["negatives"]] == ["blue", "red"]
-    want = torch.nn.functional.cosine_similarity(torch.tensor([251.0, 61, 1]), torch.tensor([251.0, 1, 1]), dim=0)
+    assert [n["category"] for n in second["negatives"]] == ["blue", "orange"]
+    want = torch.nn.functional.cosine_similarity(torch.tensor([251.0, 41, 1]), torch.tensor([251.0, 1, 1]), dim=0)
     assert first["category_similarity"] == pytest.approx(want.item(), abs=5e-5)
     assert list(mine_names([bad], source, settings)) == [bad]
 
