@@ -12,6 +12,7 @@ from tests import procs
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # what commands fork from begins with it
 os.environ.pop("FGVR_COMPLETE", None)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """No command outlives its test."""
+    """No command outlives its test, nor does what -v says in this process, of which others are forked."""
+    spoken = os.environ["TRANSFORMERS_VERBOSITY"]
     yield
+    os.environ["TRANSFORMERS_VERBOSITY"] = spoken
     procs.reap()
 
 
