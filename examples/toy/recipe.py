@@ -345,8 +345,8 @@ def first_weights(model) -> None:
     """First weights of a width of 192, not of 4096 (where 0.02 comes from), and such that copying is near.
 
     Queries begin like keys, and outputs undo values (Trockman & Kolter 2023, "Mimetic initialization of self-attention layers"); four
-    heads of the first layer look one token back. From there the language model learns to copy a phrase in a few hundred steps;
-    from random weights it did not begin to in a thousand.
+    heads of the first layer look one token back. From there the language model learns to copy a phrase in four hundred steps. Ordinary
+    weights were tried for 360 smaller steps among other tasks and had not begun to; none of the parts was tried alone to the end.
     """
     def orthonormal() -> torch.Tensor:
         return torch.linalg.qr(torch.randn(192, 96))[0].T
@@ -410,7 +410,7 @@ def look_up(rng: Random) -> list[tuple[str, str]]:
 
 
 def train_language(model, speaker: Speaker, echoes: int, steps: int, rate: float = 3e-3) -> None:
-    """To copy, then to choose: without this, letters of options stay at chance for thousands of steps."""
+    """To copy, then to choose: without this, letters of options were still at chance after 500 steps."""
     text = model.model.text_model
     optimiser = torch.optim.AdamW(text.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: min(1, (i + 1) / 40, (echoes + steps - i) / (0.3 * steps)))
