@@ -65,6 +65,7 @@ def command(
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
     answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     with job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run:
-        items = run.read(required=("image", "kind", "question"))
+        whole = 1 if scoring == "generate" else settings.batch_size
+        items = run.read(required=("image", "kind", "question"), batch=whole)
         plain = settings.parser, settings.batch_size, settings.max_new_tokens, scoring, settings.normalise
         run.write(evaluate(items, answerer, image_root, *plain, settings.permutations == "cyclic", names))

@@ -42,7 +42,7 @@ def command(
     from fgvr import prompts
     from fgvr.models import open_answerer
     from fgvr.models.replay import recorded
-    from fgvr.stages.extract import by_superclass, extract
+    from fgvr.stages.extract import by_superclass, extract, images_a_call
 
     questions = by_superclass(job.load(attrs, required=("superclass", "attribute", "question")))
     opened = open_answerer(model, device=device, **of_server(model, server))
@@ -50,6 +50,7 @@ def command(
         recorded(opened, record) as answerer,
         job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,
     ):
-        items = run.read(required=("image", "superclass"))
+        whole = images_a_call(questions, settings.batch_size, settings.group) if settings.confidence else 1
+        items = run.read(required=("image", "superclass"), batch=whole)
         how = settings.batch_size, settings.max_new_tokens, settings.group, settings.confidence, settings.workers
         run.write(extract(items, answerer, questions, image_root, *how))

@@ -45,6 +45,7 @@ class Run:
         self._models, self._prompts = models, prompts
         self._begun: provenance.RunRecord | None = None
         self._done: deque[str] = deque()  # keys that an earlier run wrote and this one has not met yet
+        self._again: set[str] = set()  # keys that it wrote and this one computes once more, see `read`
         self._paths: set[str] = set()
 
     # -- opening and closing --
@@ -160,12 +161,19 @@ class Run:
         assert isinstance(self.target, AtomicFolder)
         return self.target.partial
 
-    def read(self, required: Sequence[str] = (), *, stage: str = "", unique: bool = True) -> Iterator[Item]:
-        """The input's items that this run has to work on (see stream.read)."""
+    def read(
+        self, required: Sequence[str] = (), *, stage: str = "", unique: bool = True, batch: int = 1
+    ) -> Iterator[Item]:
+        """The input's items that this run has to work on (see stream.read).
+
+        Args:
+            batch: records a call of a model whose results depend, in their last digits, on what else is in the batch.
+                A resumed run then computes the whole batch again in which the earlier one was stopped.
+        """
         if self.complete or self.source is None:
             return
         items = stream.read(self.source, required=required, stage=stage, unique=unique)
-        yield from items if self.recompute else self._undone(self._sharded(items))
+        yield from items if self.recompute else self._undone(self._sharded(items), batch)
 
     def checked(self, items: Iterable[Item]) -> Iterator[Record]:
         """The records of a stream whose results are no records (training): Bad items are treated as `write` does."""
@@ -179,19 +187,27 @@ class Run:
         shard = self.job.shard
         return (item for item in items if shard is None or shard.has(_item_key(item)))
 
-    def _undone(self, items: Iterable[Item]) -> Iterator[Item]:
+    def _undone(self, items: Iterable[Item], batch: int) -> Iterator[Item]:
         """Leave out what the interrupted run wrote; its records must be the beginning of this input."""
+        left: list[Record] | None = []  # of the batch at hand; None once there is work
         for item in items:
             if isinstance(item, Bad):
                 yield item
                 continue
             key = _key(item)
             if self._done and key == self._done[0]:
-                self._done.popleft()
+                self._again.add(self._done.popleft())
             elif key not in self._errors.ids:
                 if self._done:
                     raise self._strange(key)
+                yield from left or ()
+                left = None
                 yield item
+            if left is not None:
+                left.append(item)
+                if len(left) == batch:
+                    left = []
+                    self._again.clear()
 
     def _strange(self, key: str) -> FgvrError:
         shown = self.target.shown
@@ -215,6 +231,8 @@ class Run:
             if self.recompute and self._done:
                 if self._done.popleft() != _key(item):
                     raise self._strange(_key(item))
+                continue
+            if self._again and _key(item) in self._again:
                 continue
             self.target.write(line + b"\n")
             self.written += 1

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 
 EARLY = {signal.SIGINT, signal.SIGTERM}
-signal.pthread_sigmask(signal.SIG_BLOCK, EARLY)  # until there is someone to take them, see `cli`
+if __name__ == "__main__":  # never in the process of the tests: whatever it starts would be deaf to them too
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY)  # until there is someone to take them, see `cli`
 
 import click
 

@@ -86,6 +86,36 @@ def test_resume_computes_only_what_is_missing() -> None:
     assert sorted(os.listdir()) == ["in.jsonl", "out", "out.run.json"]
 
 
+@pytest.mark.parametrize("written", range(1, 8))
+def test_resume_computes_the_batch_again_in_which_it_was_stopped(written: int) -> None:
+    """Batches of three good records; each result tells its batch, as floating point would."""
+    lines = [json.dumps(r) for r in records(8)]
+    lines[2:2] = ["torn {"]
+    Path("in.jsonl").write_text("\n".join(lines))
+    skip = {"on_error": "skip", "errors": "errors"}
+
+    def work(batch: list[dict]) -> list:
+        ids = [r["id"] for r in batch]
+        return [stream.bad(r, "cannot") if r["id"] == "r4" else {**r, "with": ids} for r in batch]
+
+    def run_(**more: object) -> None:
+        with job(**skip, **more).run() as run:
+            stop = None if more else written
+            items = stream.ordered(run.read(required=("category",), batch=3), 3, work)
+            for n, item in enumerate(items):
+                if n == stop:
+                    raise Stopped(15)
+                run.write([item])
+
+    run_(resume=False)
+    whole = [Path(name).read_bytes() for name in ("out", "errors", "out.run.json")]
+    assert [r["with"] for r in read_jsonl(Path("out"))][2:5] == [["r0", "r1", "r2"], *[["r3", "r4", "r5"]] * 2]
+    with pytest.raises(Stopped):
+        run_()
+    run_(resume=True)
+    assert [Path(name).read_bytes() for name in ("out", "errors", "out.run.json")] == whole
+
+
 def test_resume_drops_a_last_line_of_nulls() -> None:
     """What some file systems leave after a power failure."""
     interrupt("r4")

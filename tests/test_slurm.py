@@ -81,6 +81,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, []), "a job inherits this, and would be deaf"
     return Cluster(tmp_path)
 
 

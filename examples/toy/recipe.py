@@ -219,12 +219,12 @@ def name_choice(name: str, rng: Random) -> tuple[str, str]:
     return choice_turn(rng.choice(CHOICE).format(toy.SUPERCLASS), [name, *wrong], name, rng)
 
 
-def image_turns(attributes: dict, name: str | None, rng: Random) -> list[tuple[str, str]]:
-    """A few questions about one picture, in any order."""
+def image_turns(attributes: dict, name: str | None, rng: Random, described: float = 0.3) -> list[tuple[str, str]]:
+    """A few questions about one picture, in any order; a share of `described` of the random birds is described."""
     keys = rng.sample(list(toy.ATTRIBUTES), 4)
     if name:
         turns = [attribute_turn(attributes, keys[0]), name_choice(name, rng), (rng.choice(OPEN).format(toy.SUPERCLASS), name)]
-    elif rng.random() < 0.3:
+    elif rng.random() < described:
         asked = rng.choice((prompts.attribute_question(prompts.GENERAL, toy.SUPERCLASS), prompts.describe(toy.SUPERCLASS)))
         turns = [(asked, toy.caption(attributes)), attribute_choice(attributes, keys[3], rng)]
     else:
@@ -233,8 +233,11 @@ def image_turns(attributes: dict, name: str | None, rng: Random) -> list[tuple[s
     return turns
 
 
-def text_turns(rng: Random, choices: float = 0.25) -> list[tuple[str, str]]:
-    """One text-only task: summarise attributes, list useful attributes, or (a share of `choices`) a choice about a described bird."""
+def text_turns(rng: Random, choices: float = 0.25, misled: float = 0.0) -> list[tuple[str, str]]:
+    """One text-only task: summarise attributes, list useful attributes, or (a share of `choices`) a choice about a described bird.
+
+    In a share of `misled` of the birds to summarise, the general description is wrong in places, as the model's own is.
+    """
     kind = rng.random()
     attributes = {key: rng.choice(values) for key, values in toy.ATTRIBUTES.items()}
     if kind < choices:
@@ -254,6 +257,8 @@ def text_turns(rng: Random, choices: float = 0.25) -> list[tuple[str, str]]:
         general = toy.caption({key: rng.choice(WORDS) for key in rng.sample(list(attributes), 3)}, superclass)
     elif rng.random() < 0.3:
         attributes = {key: rng.choice([value, value, "unknown"]) for key, value in attributes.items()}
+    if superclass == toy.SUPERCLASS and misled and rng.random() < misled:
+        general = toy.caption({key: rng.choice([value, rng.choice(toy.ATTRIBUTES[key])]) for key, value in attributes.items()})
     return [(prompts.summarise(superclass, {prompts.GENERAL: general, **attributes}), toy.caption(attributes, superclass))]
 
 
@@ -496,19 +501,19 @@ class Lessons:
             self.seen = torch.cat([patches(tower, images[i : i + 256]).to(torch.bfloat16) for i in range(0, len(images), 256)])
         self.speaker = Speaker(tokenizer)
 
-    def batch(self, rng: Random, wild: int, named: int, texts: int, attributes_only: float):
+    def batch(self, rng: Random, wild: int, named: int, texts: int, attributes_only: float, described: float = 0.3, misled: float = 0.0):
         """Which birds, and conversations about them: `wild` random and `named` named ones, and `texts` conversations without image. Of the
-        random birds a share is only asked for attributes."""
+        random birds a share is only asked for attributes; `described` and `misled` as in `image_turns` and `text_turns`."""
         index = rng.sample(range(self.wild), wild) + rng.sample(range(self.wild, len(self.names)), named)
         talks = []
         for i in index:
             if self.names[i] is None and rng.random() < attributes_only:
                 turns = [attribute_turn(self.attributes[i], key) for key in rng.sample(list(toy.ATTRIBUTES), 5)]
             else:
-                turns = image_turns(self.attributes[i], self.names[i], rng)
+                turns = image_turns(self.attributes[i], self.names[i], rng, described)
             talks.append(self.speaker(turns, True, rng))
-        return index, talks, [self.speaker(rng.choice((text_turns, text_turns, look_ups))(rng), False, rng) for _ in range(texts)]
-
+        tasks = (text := lambda r: text_turns(r, misled=misled), text, look_ups)
+        return index, talks, [self.speaker(rng.choice(tasks)(rng), False, rng) for _ in range(texts)]
 
     def letters_right(self, model, rng: Random) -> float:
         """Share of choices among attribute values that it answers with the right letter."""
@@ -562,9 +567,10 @@ def train_vlm(cache: Path, connector_steps: int, steps: int) -> None:
 
 
 def polish_vlm(cache: Path, steps: int) -> None:
-    """Mostly attribute questions, five on each bird, at a lower rate; then the weights are written as float16."""
+    """More attributes, five on each bird, more descriptions, and summaries that are not misled, at a lower rate; then the weights are
+    written as float16."""
     model, lessons = after(cache, "vlm")
-    converse(model, lessons, "polish", cache, steps, 1e-3, 24, 6, 3, 0.5)
+    converse(model, lessons, "polish", cache, steps, 1e-3, 24, 6, 6, 0.4, 0.6, 0.8)
     model.to(torch.float16).save_pretrained(HERE / "vlm")
     (HERE / "vlm" / "model.safetensors").chmod(0o644)  # the library's files are for their owner alone
 

@@ -62,7 +62,6 @@ def extract(
         workers: threads that decode images while the model works.
     """
     asker = Asker(model, batch, max_new_tokens, confidence)
-    most = 1 if group else max(len(asked) for asked in questions.values())
     opened: dict[int, Future[Image | None]] = {}  # by id() of the record, while it waits
 
     def begun() -> Iterator[Item]:
@@ -88,7 +87,12 @@ def extract(
             for record, asked in zip(records, asks, strict=True)
         ]
 
-    return ordered(begun(), max(1, batch // most), work)
+    return ordered(begun(), images_a_call(questions, batch, group), work)
+
+
+def images_a_call(questions: Questions, batch: int, group: bool) -> int:
+    """Images whose questions go into one call of `batch` questions."""
+    return max(1, batch // (1 if group else max(len(asked) for asked in questions.values())))
 
 
 def _open(record: Item, questions: Questions, root: str | Path) -> Image | None:
