@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import device, model, of_server, prompt, record, settings, stage_io
+from fgvr.cli.options import accounted, device, model, of_server, prompt, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Discover, Server
 
@@ -50,6 +50,10 @@ def command(
     template = job.text(prompt) if prompt is not None else prompts.DISCOVER
     opened = open_answerer(model, device=device, **of_server(model, server))
     templates = [template, prompts.GENERAL, prompts.EXTRACT_GENERAL, prompts.EXTRACT]
-    with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=templates) as run:
+    with (
+        recorded(opened, record) as answerer,
+        job.run(models=[answerer.about], prompts=templates) as run,
+        accounted(job, run, answerer),
+    ):
         how = settings.samples, settings.keep, settings.temperature, settings.seed
         run.write(discover(answerer, superclass, class_unit, settings.max_new_tokens, template, *how, attribute, drop))

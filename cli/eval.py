@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
+from fgvr.cli.options import InputFile, accounted, adapter, device, image_root, model, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import Eval, Server
@@ -64,7 +64,10 @@ def command(
         raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
     answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
-    with job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run:
+    with (
+        job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run,
+        accounted(job, run, answerer),
+    ):
         whole = 1 if scoring == "generate" else settings.batch_size
         items = run.read(required=("image", "kind", "question"), batch=whole)
         plain = settings.parser, settings.batch_size, settings.max_new_tokens, scoring, settings.normalise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, device, image_root, model, of_server, record, settings, stage_io
+from fgvr.cli.options import InputFile, accounted, device, image_root, model, of_server, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Extract, Server
 
@@ -49,6 +49,7 @@ def command(
     with (
         recorded(opened, record) as answerer,
         job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,
+        accounted(job, run, answerer),
     ):
         whole = images_a_call(questions, settings.batch_size, settings.group) if settings.confidence else 1
         items = run.read(required=("image", "superclass"), batch=whole)

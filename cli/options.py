@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from fgvr.cli import boundary, console
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.provenance import portable
+from fgvr.run import Run
 from fgvr.stream import Shard
 
 Function = Callable[..., Any]
@@ -191,6 +193,18 @@ def _portable_spec(spec: str | None) -> str | None:
 def of_server(model: str, server: Any) -> dict[str, Any]:
     """The options of open_answerer that only a server takes."""
     return {"server": server} if model.startswith("openai:") and not os.path.isdir(model) else {}
+
+
+@contextlib.contextmanager
+def accounted(job: Job, run: Run, model: Any) -> Iterator[None]:
+    """What a server was sent and what came back: into the run record, and said, also when the run is stopped."""
+    try:
+        yield
+    finally:
+        spent = getattr(getattr(model, "model", model), "spent", {})  # a recorder holds the model
+        if spent:
+            run.summary["server"] = spent
+            job.say("server: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in spent.items()))
 
 
 def settings(cls: type, name: str = "settings") -> Callable[[Function], Function]:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import click
 
-from fgvr.cli.options import InputFolder, device, model, of_server, prompt, record, settings, stage_io
+from fgvr.cli.options import InputFolder, accounted, device, model, of_server, prompt, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Server, Summarise
 
@@ -43,12 +43,11 @@ def command(
       fgvr summarise --model examples/toy/vlm < extracted.jsonl > triples.jsonl
       fgvr summarise --model examples/toy/vlm --noise 0.5 extracted.jsonl | jq -r .description
     """
-    from fgvr import prompts
     from fgvr.datasets.cub_attributes import truth
     from fgvr.errors import UsageError
     from fgvr.models import open_answerer
     from fgvr.models.replay import recorded
-    from fgvr.stages.summarise import SOURCES, donors, summarise, with_truth
+    from fgvr.stages.summarise import SOURCES, donors, summarise, with_truth, wording
 
     if cub is not None and (settings.source != "truth" or settings.noise or settings.level == "none"):
         raise UsageError("--cub is for --source truth, without --noise and --level none; leave it out")
@@ -62,9 +61,11 @@ def command(
         others = donors(job.load(job.source, required=("superclass", field, "category")), field)
     opened = open_answerer(model, device=device, **of_server(model, server))
     notes: Counter[str] = Counter()
-    wording = template or {"short": prompts.SUMMARISE_SHORT, "none": prompts.NO_DESCRIPTION}.get(settings.level)
-    wording = wording or (prompts.DESCRIBE_CATEGORY if settings.source == "class" else prompts.SUMMARISE)
-    with recorded(opened, record) as answerer, job.run(models=[answerer.about], prompts=[wording]) as run:
+    with (
+        recorded(opened, record) as answerer,
+        job.run(models=[answerer.about], prompts=[wording(template, settings.level, settings.source)]) as run,
+        accounted(job, run, answerer),
+    ):
         items = run.read(required=("superclass", *((field,) if settings.level != "none" else ())))
         items = with_truth(items, annotated) if annotated is not None else items
         how = template, settings.level, settings.source, settings.noise, others, settings.seed

@@ -37,6 +37,12 @@ class RecordError(FgvrError):
     status = 1
 
 
+class Unanswered(RecordError, TryAgain):
+    """One record that a server does not answer now: set aside where bad records are (--on-error skip), else 75."""
+
+    status = 75
+
+
 class Stopped(BaseException):
     """A signal asked the process to stop. Not an Exception, so that no `except Exception` swallows it.
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fgvr import provenance, signals, stream
-from fgvr.errors import FgvrError, RecordError, Stopped, TryAgain
+from fgvr.errors import FgvrError, RecordError, Stopped, TryAgain, Unanswered
 from fgvr.faults import ErrorFile
 from fgvr.output import Atomic, AtomicFile, AtomicFolder, Plain
 from fgvr.records import Record
@@ -246,7 +246,7 @@ class Run:
 
     def _set_aside(self, item: Bad) -> None:
         if self.job.on_error == "fail":
-            raise RecordError(str(item))
+            raise (Unanswered if item.later else RecordError)(str(item))
         if self._errors.add(item):
             self.skipped += 1
             if self.job.errors is None:

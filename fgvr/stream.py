@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgvr import records
-from fgvr.errors import RecordError, reason
+from fgvr.errors import RecordError, Unanswered, reason
 from fgvr.records import Record
 from fgvr.source import Source
 
@@ -29,12 +29,14 @@ class Bad:
         error: one line: "<what>; <what to do>".
         record: the record, when the line could be read.
         line: the line, when it could not.
+        later: nothing is wrong with the record; it may be used another time (fgvr.errors.Unanswered).
     """
 
     where: str
     error: str
     record: Record | None = None
     line: str | None = None
+    later: bool = False
 
     def __str__(self) -> str:
         return f"{self.where}: {self.error}"
@@ -234,7 +236,8 @@ def each(items: Iterable[Item], fn: Callable[[Record], Record | list[Record]]) -
 
 def bad(record: Record, error: Exception | str) -> Bad:
     """The Bad that stands for a record a stage could not use."""
-    return Bad(str(record.get("id", "record without id")), str(error), record=record)
+    where = str(record.get("id", "record without id"))
+    return Bad(where, str(error), record=record, later=isinstance(error, Unanswered))
 
 
 @dataclass(frozen=True)

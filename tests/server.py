@@ -31,6 +31,7 @@ class Server:
     say: Callable[[str, Image.Image | None], str] = lambda prompt, image: "A"
     likely: dict[str, float] | None = None  # next token -> probability
     faults: list[str] = field(default_factory=list)
+    fails: Callable[[str], str] = lambda prompt: ""  # the fault of a prompt, every time
     retry_after: str | None = None
     pause_s: float = 0.0
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -48,7 +49,8 @@ class Server:
         if body.get("logprobs") and self.likely is not None:
             top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in self.likely.items()]
             choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: body.get("top_logprobs", 0)]}]}
-        return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        return {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice],
+                "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}}  # fmt: skip
 
 
 def read(body: dict[str, Any]) -> tuple[str, Image.Image | None]:
@@ -73,7 +75,7 @@ def serving(server: Server) -> Iterator[Server]:
                 server.bodies.append(body)
                 server.times.append(time.monotonic())
                 server.keys.add(self.headers["Authorization"])
-                fault = server.faults.pop(0) if server.faults else ""
+                fault = server.faults.pop(0) if server.faults else server.fails(read(body)[0])
                 server.at_once += 1
                 server.most_at_once = max(server.most_at_once, server.at_once)
             try:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError
+from fgvr.errors import FgvrError, RecordError, TryAgain, Unanswered, UsageError
 from fgvr.models import open_answerer
 from fgvr.models.base import Ask, Said
 from fgvr.models.replay import recorded
@@ -95,16 +95,16 @@ def test_the_pause_is_as_long_as_the_server_asks(server: Server) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
-        ("429 slow down", TryAgain, r"answers 429 \(.*slow down.*\); see to it, then go on with --resume$"),
-        ("503", TryAgain, r"answers 503 \(.*for now"),
-        ("truncated", TryAgain, "cannot be reached"),
-        ("no json", TryAgain, "sends what is no JSON"),
-        ("hang", TryAgain, "does not answer within 1 s"),
+        ("429 slow down", Unanswered, r"answers 429 \(.*slow down.*\); see to it, then go on with --resume$"),
+        ("503", Unanswered, r"answers 503 \(.*for now"),
+        ("truncated", Unanswered, "cannot be reached"),
+        ("no json", Unanswered, "sends what is no JSON"),
+        ("hang", Unanswered, "does not answer within 1 s"),
         ("401 bad sk-secret-of-a-test", FgvrError, "refuses the key; set OPENAI_API_KEY$"),
         ("404", FgvrError, "knows no model 'org/mllm@v2' here"),
         ("400 image too large, sk-secret-of-a-test", RecordError, r"refuses the question: .*image too large, \*\*\*"),
         ("no choices", RecordError, "returned no reply"),
-        ("empty", TryAgain, "sends what is no JSON"),
+        ("empty", Unanswered, "sends what is no JSON"),
     ],
 )
 def test_what_does_not_pass_is_one_line(server: Server, fault: str, kind: type[Exception], words: str) -> None:
@@ -179,7 +179,30 @@ def test_a_server_that_goes_away_ends_with_75_and_resume_goes_on(
     assert [r["prediction"] for r in found] == ["Kite", "Owl"] * 3
     assert [r["correct"] for r in found] == [True, False] * 3
     assert not [path for path in tmp_path.iterdir() if KEY.encode() in path.read_bytes()]
-    assert said == []
+    assert said == [f"server: {n} requests, {10 * n} prompt tokens, {2 * n} completion tokens" for n in (6, 3, 4)]
+
+
+def test_a_question_that_is_not_answered_is_set_aside_and_no_reply_is_paid_twice(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question fails again and again; the others of its batch are asked once; tokens and cost are written down."""
+    from fgvr.cli.summarise import command
+
+    monkeypatch.chdir(tmp_path)
+    server.fails = lambda prompt: "503" if "r2 is odd" in prompt else ""
+    records = [{"id": f"r{n}", "superclass": "bird", "attributes": {"crown": f"r{n} is odd"}} for n in range(6)]
+    Path("in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    words = ["--model", "openai:m", "--base-url", server.url, "--retries", "1", "--batch-size", "4", "in.jsonl"]
+    skip = ["--on-error", "skip", "--errors", "errors", "--price", "0.5,2", "-o", "out"]
+    assert CliRunner().invoke(command, [*words, *skip], catch_exceptions=False).exit_code == 0
+    assert [r["id"] for r in map(json.loads, Path("out").read_text().splitlines())] == ["r0", "r1", "r3", "r4", "r5"]
+    (fault,) = map(json.loads, Path("errors").read_text().splitlines())
+    assert fault["id"] == "r2" and "answers 503" in fault["error"]
+    assert len(server.bodies) == 5 + 2
+    spent = json.loads(Path("out.run.json").read_text())["summary"]["server"]
+    assert spent == {"requests": 5, "prompt_tokens": 50, "completion_tokens": 10, "cost": 45e-6}
+    failed = CliRunner().invoke(command, words).exception
+    assert isinstance(failed, TryAgain) and failed.status == 75 and str(failed).startswith("r2: server ")
 
 
 def test_schemas_samples_and_confidence(server: Server) -> None:

@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from fgvr.errors import FgvrError, RecordError, TryAgain, UsageError, reason
+from fgvr.errors import FgvrError, RecordError, TryAgain, Unanswered, UsageError, reason
 from fgvr.models.base import Answerer, Ask, Said
+from fgvr.models.replay import Keys, key_of
 from fgvr.settings import Server
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ class ServerAnswerer:
         self.about = {"name": f"openai:{name}", "revision": None}
         self.where = f"{client.base_url.host}" + (f":{client.base_url.port}" if client.base_url.port else "")
         self.limit = "max_tokens"
+        self.spent: dict[str, float] = {}  # requests and tokens so far, and what they cost
+        self._kept: dict[str, Any] = {}  # of a call in which a question failed: what the others gave
+        self._keys = Keys()
         self.heard: Callable[[Ask, Said], None] = lambda ask, said: None  # told of each reply as soon as it is there
         self._loop = asyncio.new_event_loop()
         weakref.finalize(self, self._loop.close)
@@ -91,7 +95,7 @@ class ServerAnswerer:
             self.heard(ask, said)
             return said
 
-        return self._all(one, asks)
+        return self._all(one, asks, {"max_new_tokens": max_new_tokens, **more})
 
     def letters(self, asks: Sequence[Ask], letters: Sequence[Sequence[str]]) -> list[list[float | None]]:
         """Over the tokens that are a letter but for white space; None for a letter that is not among the likeliest."""
@@ -109,19 +113,45 @@ class ServerAnswerer:
                 found[text] = found.get(text, 0.0) + math.exp(token.logprob)
             return [math.log(found[letter]) if found.get(letter) else None for letter in pair[1]]
 
-        return self._all(one, list(zip(asks, letters, strict=True)))
+        return self._all(one, list(zip(asks, letters, strict=True)), {"letters": True})
 
     # --- requests ---
 
-    def _all(self, one: Callable[[Any], Awaitable[T]], things: Sequence[Any]) -> list[T]:
-        """`one` for each thing, at most `concurrency` at once; the first failure stops the others."""
+    def _all(self, one: Callable[[Any], Awaitable[T]], things: Sequence[Any], settings: dict[str, Any]) -> list[T]:
+        """`one` for each thing, at most `concurrency` at once.
+
+        A question that is refused or not answered does not stop the others, and the caller may ask them one by one
+        after it: what they gave is kept, so that no reply is paid for twice. Any other failure stops all.
+        """
+        found: dict[int, Any] = {}
+        if self._kept:
+            keys = [self._key(thing, settings) for thing in things]
+            found = {n: self._kept.pop(key) for n, key in enumerate(keys) if key in self._kept}
+            self._kept = self._kept if found else {}
+        new = [n for n in range(len(things)) if n not in found]
+        found.update(zip(new, self._gathered(one, [things[n] for n in new]), strict=True))
+        failed = [found[n] for n in range(len(things)) if isinstance(found[n], RecordError)]
+        if not failed:
+            return [found[n] for n in range(len(things))]
+        if len(things) > 1:
+            self._kept.update((self._key(things[n], settings), found[n]) for n in new)
+        raise failed[0]
+
+    def _key(self, thing: Any, settings: dict[str, Any]) -> str:
+        ask, *rest = thing if isinstance(thing, tuple) and not isinstance(thing, Ask) else (thing,)
+        return key_of(ask, {**settings, "rest": rest}, self._keys.image(ask.image))
+
+    def _gathered(self, one: Callable[[Any], Awaitable[T]], things: Sequence[Any]) -> list[T | RecordError]:
         gate = asyncio.Semaphore(self.server.concurrency)
 
-        async def gated(thing: Any) -> T:
+        async def gated(thing: Any) -> T | RecordError:
             async with gate:
-                return await one(thing)
+                try:
+                    return await one(thing)
+                except RecordError as error:
+                    return error
 
-        async def gathered() -> list[T]:
+        async def gathered() -> list[T | RecordError]:
             tasks = [asyncio.ensure_future(gated(thing)) for thing in things]
             try:
                 return list(await asyncio.gather(*tasks))
@@ -158,13 +188,24 @@ class ServerAnswerer:
             raise self._failed(refused) from refused
         except (openai.OpenAIError, ValueError) as error:  # a ValueError: the body is no JSON
             raise self._failed(error) from error
+        self._account(getattr(made, "usage", None))
         choices = getattr(made, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
             raise RecordError(f"server {self.where} returned no reply; ask another model")
         return choices[0]
 
+    def _account(self, usage: Any) -> None:
+        """Add an answered request to `spent`; a server need not tell its tokens."""
+        sent, back = (getattr(usage, f"{kind}_tokens", None) or 0 for kind in ("prompt", "completion"))
+        for name, count in {"requests": 1, "prompt_tokens": sent, "completion_tokens": back}.items():
+            self.spent[name] = self.spent.get(name, 0) + count
+        if self.server.price is not None:
+            a, b = map(float, self.server.price.split(","))
+            self.spent["cost"] = round((a * self.spent["prompt_tokens"] + b * self.spent["completion_tokens"]) / 1e6, 6)
+
     def _failed(self, error: Exception) -> Exception:
-        """The last failure, in our words: out of reach (75), refused altogether (1), or refused for this question."""
+        """The last failure, in our words: out of reach (75), refused altogether (1), or refused or not answered for
+        this question."""
         import openai
 
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
@@ -173,15 +214,17 @@ class ServerAnswerer:
             return FgvrError(f"server {self.where} knows no model {self.name!r} here; check the name and --base-url")
         if isinstance(error, openai.APIStatusError) and error.status_code < 500 and error.status_code not in AGAIN:
             return RecordError(f"server {self.where} refuses the question: {self._said(error)}; correct the record")
+        kind: type[Exception] = Unanswered
         if isinstance(error, openai.APITimeoutError):
             what = f"does not answer within {self.server.timeout_s:g} s"
         elif isinstance(error, openai.APIStatusError):
             what = f"answers {error.status_code} ({self._said(error)})"
         elif isinstance(error, openai.APIConnectionError):
             what = f"cannot be reached ({reason(error.__cause__ or error)})"
+            kind = TryAgain if "ConnectError" in type(error.__cause__).__name__ else Unanswered  # nobody is there
         else:
             what = "sends what is no JSON"
-        return TryAgain(f"server {self.where} {what}; see to it, then go on with --resume")
+        return kind(f"server {self.where} {what}; see to it, then go on with --resume")
 
     def _said(self, error: Any) -> str:
         body = error.body if isinstance(error.body, dict) else {}

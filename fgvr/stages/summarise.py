@@ -54,7 +54,7 @@ def summarise(
             items, lambda r: {**r, "description": prompts.fill(prompts.NO_DESCRIPTION, superclass=r["superclass"])}
         )
     asker = Asker(model, batch, max_new_tokens)
-    wording = template or (prompts.SUMMARISE_SHORT if level == "short" else prompts.SUMMARISE)
+    asked = template or (prompts.SUMMARISE_SHORT if level == "short" else prompts.SUMMARISE)
     told: dict[str, str] = {}  # category -> reply
 
     def by_category(records: list[Record]) -> list[str]:
@@ -65,7 +65,7 @@ def summarise(
 
     def by_attributes(records: list[Record]) -> list[str]:
         values = [_noisy(r, r[SOURCES[source]], noise, donors or {}, seed) for r in records]
-        asks = [Ask(prompts.summarise(r["superclass"], v, wording)) for r, v in zip(records, values, strict=True)]
+        asks = [Ask(prompts.summarise(r["superclass"], v, asked)) for r, v in zip(records, values, strict=True)]
         return [text for text, _ in asker(asks)]
 
     ask: Callable[[list[Record]], list[str]] = by_category if source == "class" else by_attributes
@@ -74,6 +74,12 @@ def summarise(
         return [_merge(r, reply, level, notes) for r, reply in zip(records, ask(records), strict=True)]
 
     return ordered(items, batch, work)
+
+
+def wording(template: str | None, level: str, source: str) -> str:
+    """The prompt that shapes the descriptions, for the run record."""
+    short = {"short": prompts.SUMMARISE_SHORT, "none": prompts.NO_DESCRIPTION}.get(level)
+    return template or short or (prompts.DESCRIBE_CATEGORY if source == "class" else prompts.SUMMARISE)
 
 
 def with_truth(items: Iterable[Item], annotated: Mapping[str, Mapping[str, str]]) -> Iterator[Item]:
