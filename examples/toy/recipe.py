@@ -722,7 +722,7 @@ def main() -> None:
     parser.add_argument("--language-steps", type=int, default=700)
     parser.add_argument("--connector-steps", type=int, default=200)
     parser.add_argument("--vlm-steps", type=int, default=700)
-    parser.add_argument("--polish-steps", type=int, default=350)
+    parser.add_argument("--polish-steps", type=int, default=450)
     parser.add_argument("--clip-steps", type=int, default=700)
     options = parser.parse_args()
     if "tower" in options.steps:
