@@ -230,7 +230,7 @@ $(VENV)/.installed: setup.cfg constraints.txt | $(BIN)/python
 
 ## ruff, mypy and pytest
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TEST_OPTIONS) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 $(TEST_OPTIONS) $(TESTS)
 
 # cli/ installs as fgvr.cli; mypy, which knows nothing of package_dir, sees it there through links
 TREE := .mypy_cache/tree

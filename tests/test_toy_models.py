@@ -80,8 +80,8 @@ def test_attributes_are_listed_and_summarised(answerer: Answerer) -> None:
     assert found == list(toy.ATTRIBUTES)
     assert len(prompts.parse_attributes(answerer.reply([Ask(prompts.discover("product", "kinds"))], 120)[0])) >= 4
     right = 0
-    for species in SPECIES[:10]:
-        values = {prompts.GENERAL: toy.caption(species.attributes), **species.attributes}
+    for species, other in zip(SPECIES[:10], SPECIES[10:20], strict=True):  # whose description is wrong for it
+        values = {prompts.GENERAL: toy.caption(other.attributes), **species.attributes}
         text = prompts.parse_description(answerer.reply([Ask(prompts.summarise("bird", values))], 160)[0])
         right += sum(
             f"{key} is {value}" in text.replace(" of the bird", "") for key, value in species.attributes.items()
