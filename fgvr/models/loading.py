@@ -78,7 +78,8 @@ def check_folder(folder: str, config: str = "config.json") -> None:
     """Raise FgvrError unless `folder` holds a config and safetensors weights."""
     found = sorted(os.listdir(folder))
     if config not in found:
-        raise FgvrError(f"model {folder}: has no {config}; name a model folder")
+        kind, wanted = ("adapter", "a folder of align or tune") if "adapter" in config else ("model", "a model folder")
+        raise FgvrError(f"{kind} {folder}: has no {config}; name {wanted}")
     if any(name.endswith(".safetensors") for name in found):
         return
     pickles = [name for name in found if name.endswith(PICKLES)]
