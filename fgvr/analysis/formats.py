@@ -60,8 +60,7 @@ def read(
         elif parser is not None:
             items = (item if isinstance(item, Bad) else tools.reread(item, parser) for item in items)
     elif shape == "text":
-        items = tools.finer(lines)
-        items = iter(items)
+        items = iter(tools.finer(lines))
         first = next(items, None)
         if first is None:
             raise FgvrError(f"{source.label}: no line 'index | prediction | gold' in it; leave out --format")
