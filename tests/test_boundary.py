@@ -14,9 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from fgvr import signals
 from fgvr.cli import boundary, console
 from fgvr.errors import FgvrError, Stopped, TryAgain, UsageError
 from tests.procs import FGVR, PRIVATE, PROGRAMS, shell, write_jsonl
+
+
+@pytest.fixture(autouse=True)
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal of these tests stops no later one in the same process."""
+    monkeypatch.setattr(signals._State, "signum", None)
 
 
 def records(folder: Path, *categories: str) -> None:

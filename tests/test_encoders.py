@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from fgvr.errors import FgvrError
-from fgvr.models import open_encoder
+from fgvr.models import loading, open_encoder
 from fgvr.models.encoders import TransformersEncoder, parts
 
 SEEN = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -100,3 +100,38 @@ def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     with pytest.raises(FgvrError, match="no weights"):
         open_encoder(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("clip:ViT-L-99/x", "open_clip knows no 'ViT-L-99'; did you mean ViT-L-"),
+        ("clip:ViT-L-14/x", "ViT-L-14 has no weights 'x'; there are openai, "),
+        ("clip:ViT-L-14/openai", "; copy it here and name its folder, or fill HF_HOME"),
+        ("hf:org/none", "; copy it here and name its folder, or fill HF_HOME"),
+    ],
+)
+def test_a_name_that_cannot_be_opened_is_one_short_line(spec: str, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FgvrError) as found:
+        open_encoder(spec, device="cpu")
+    assert said in str(found.value) and len(str(found.value)) < 400
+    assert "\n" not in str(found.value) and not caplog.records
+
+
+def test_without_an_address_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library would try each file six times."""
+    from huggingface_hub import constants
+
+    def nowhere(*_: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading, "getproxies", lambda: {})
+    monkeypatch.setattr(loading.socket, "getaddrinfo", nowhere)
+    loading.no_network.cache_clear()
+    assert loading.no_network() and constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading, "getproxies", lambda: {"https": "proxy:8080"})
+    loading.no_network.cache_clear()
+    assert not loading.no_network() and not constants.HF_HUB_OFFLINE
+    loading.no_network.cache_clear()

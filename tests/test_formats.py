@@ -233,6 +233,16 @@ def test_faulty_rows_keep_their_place(reader: Reader, content: Any, name: str, w
     assert isinstance(last, Bad) and last.where.endswith(f"{name}{where}") and message in last.error
 
 
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [("foci", "not a foci file"), ("vlmevalkit", "not a vlmevalkit file"), ("finer", "no line 'index | prediction")],
+)
+def test_a_format_that_is_not_the_files_is_refused(reader: Reader, form: str, said: str) -> None:
+    with pytest.raises(FgvrError) as found:
+        reader('{"id":"1","kind":"open","answer":"a","prediction":"a"}\n', "own.jsonl", form=form)
+    assert said in str(found.value) and "leave out --format" in str(found.value)
+
+
 def test_a_format_can_be_named(reader: Reader) -> None:
     row = {"doc_id": 1, "target": "B", "filtered_resps": ["B"], "kind": "mcq", "prediction": "x"}
     assert reader([row], "x.json", form="lmms-eval")[0]["answer"] == "B"

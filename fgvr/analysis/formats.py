@@ -52,13 +52,19 @@ def read(
     at: list[int] = []  # the line that is being read, where there are lines of JSON
     lines = chain([head], lines)
     if shape == "lines":
+        if form in ("foci", "vlmevalkit"):
+            raise FgvrError(f"{source.label}: not a {form} file; leave out --format")
         items: Iterable[Item] = _jsonl(source.label, lines, blank, at)
         if form == "lmms-eval":
             items = _converted(source.label, items, parser, say, tools.lmms_eval)
         elif parser is not None:
             items = (item if isinstance(item, Bad) else tools.reread(item, parser) for item in items)
     elif shape == "text":
-        items = tools.finer(lines)
+        items = iter(tools.finer(lines))
+        first = next(items, None)
+        if first is None:
+            raise FgvrError(f"{source.label}: no line 'index | prediction | gold' in it; leave out --format")
+        items = chain([first], items)
     else:
         rows, form, own = _document(source.label, b"".join(lines), shape, form)
         convert = {"foci": tools.foci, "vlmevalkit": tools.vlmevalkit, "lmms-eval": tools.lmms_eval}.get(form, _own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections.abc import Sequence
@@ -35,7 +36,9 @@ def open_encoder(name: str, revision: str | None = None, device: str = "auto") -
     if revision is not None:
         raise UsageError(f"model clip:{name}@{revision}: open_clip loads no revisions; download it and name the folder")
     architecture, pretrained = _resolve(name)
-    logging.getLogger().setLevel(max(logging.WARNING, logging.getLogger().level))
+    if not os.path.isdir(name):
+        loading.no_network()
+    logging.disable(logging.ERROR)  # it logs what it raises, too
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
             architecture,
@@ -47,7 +50,9 @@ def open_encoder(name: str, revision: str | None = None, device: str = "auto") -
         )
         tokenizer = open_clip.get_tokenizer(architecture)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
-        raise FgvrError(f"model clip:{name}: {loading.first_line(error)}; check the folder or the name") from error
+        raise loading.unopened(name, error, "clip:") from error
+    finally:
+        logging.disable(logging.NOTSET)
     about = {**_about(name), "dtype": "float32"}
     return ClipEncoder(model.eval(), preprocess, tokenizer, about)
 
@@ -72,6 +77,16 @@ def _resolve(name: str) -> tuple[str, str | None]:
     if not slash:
         raise UsageError(
             f"model clip:{name}: name ARCHITECTURE/PRETRAINED, as in clip:ViT-L-14/laion2b_s32b_b82k, or a folder"
+        )
+    import open_clip
+
+    if architecture not in (known := open_clip.list_models()):  # open_clip's own line lists them all
+        near = ", ".join(difflib.get_close_matches(architecture, known, 3))
+        raise UsageError(f"model clip:{name}: open_clip knows no {architecture!r}; did you mean {near or 'a folder'}?")
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained not in tags and not os.path.isfile(pretrained):
+        raise UsageError(
+            f"model clip:{name}: {architecture} has no weights {pretrained!r}; there are {', '.join(tags) or 'none'}"
         )
     return architecture, pretrained
 

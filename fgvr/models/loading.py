@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +28,31 @@ def quiet() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+@cache
+def no_network() -> bool:
+    """Whether the hub's name has no address, as on many a compute node; then its library looks into its cache alone.
+
+    It would otherwise try each file of a model six times, for half a minute a file. Where there is a proxy, that knows.
+    """
+    from huggingface_hub import constants
+
+    if getproxies():
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    return constants.HF_HUB_OFFLINE
+
+
+def unopened(name: str, error: BaseException, scheme: str = "") -> FgvrError:
+    """One line for a model that a library could not open: what it says, and what is likely to help."""
+    offline = not os.path.isdir(name) and no_network()
+    remedy = "copy it here and name its folder, or fill HF_HOME" if offline else "check the folder or the name"
+    said = first_line(error).partition(" Last error:")[0].rstrip(".")  # open_clip repeats the hub's three sentences
+    return FgvrError(f"model {scheme}{name}: {said}; {remedy}")
 
 
 def pick_device(device: str) -> torch.device:
@@ -49,7 +78,8 @@ def check_folder(folder: str, config: str = "config.json") -> None:
     """Raise FgvrError unless `folder` holds a config and safetensors weights."""
     found = sorted(os.listdir(folder))
     if config not in found:
-        raise FgvrError(f"model {folder}: has no {config}; name a model folder")
+        kind, wanted = ("adapter", "a folder of align or tune") if "adapter" in config else ("model", "a model folder")
+        raise FgvrError(f"{kind} {folder}: has no {config}; name {wanted}")
     if any(name.endswith(".safetensors") for name in found):
         return
     pickles = [name for name in found if name.endswith(PICKLES)]
@@ -66,12 +96,14 @@ def first_line(error: BaseException) -> str:
 
 def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) -> Any:
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
+    if not os.path.isdir(name):
+        no_network()
     try:
         return auto.from_pretrained(name, revision=revision, **options)
     except ImportError as error:
         raise FgvrError(f"model {name}: {first_line(error)}; install what it asks for") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
+        raise unopened(name, error) from error
 
 
 def load_model(auto: Any, name: str, revision: str | None, device: torch.device) -> torch.nn.Module:

@@ -124,6 +124,6 @@ def _merge(record: Record, said: list[Said], questions: Questions, group: bool, 
         answers = {name: prompts.parse_answer(text) for name, (text, _) in zip(names, said, strict=True)}
     merged = {**record, "attributes": answers}
     if confidence:
-        sure = {name: value and round(value, 4) for name, (_, value) in zip(names, said, strict=True)}
+        sure = {name: value and round(value, 4) + 0.0 for name, (_, value) in zip(names, said, strict=True)}
         merged["confidence"] = sure
     return merged
