@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fgvr.cli.options import InputFile, device, settings, stage_io
-from fgvr.cli.scoring import Named, load, stem, write
+from fgvr.cli.scoring import Named, load, run_names, write
 from fgvr.job import Job
 from fgvr.settings import Score
 
@@ -48,8 +48,8 @@ def command(
     from fgvr.output import AtomicFolder
     from fgvr.stages.score import Scored, score
 
-    own = name or ("input" if job.source in (None, "-") else stem(str(job.source)))
-    others = [*compare, *([(versus if stem(versus) == own else stem(versus), versus)] if versus else [])]
+    own, other = run_names(name, job.source, versus)
+    others = [*compare, *([(other, versus)] if versus else [])]
     if others and settings.write_format != "fgvr":
         raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
     job.settings["compare"] = [other for other, _ in others]

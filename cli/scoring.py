@@ -30,6 +30,15 @@ class Named(InputFile):
         return name, super().convert(path, param, ctx)
 
 
+def run_names(name: str | None, source: str | None, versus: str | None) -> tuple[str, str]:
+    """What the input and the run of --versus are called: by their files, or by their folders where those are equal."""
+    piped = source in (None, "-")
+    own, other = name or ("input" if piped else stem(str(source))), stem(versus or "")
+    if own == other and not piped:
+        own, other = name or Path(str(source)).absolute().parent.name, Path(versus or "").absolute().parent.name
+    return own, other if own != other else str(versus)
+
+
 def stem(path: str) -> str:
     """What a run is called after its file: predictions.jsonl.gz -> predictions."""
     return Path(path).name.partition(".")[0]

@@ -12,6 +12,7 @@ from fgvr.errors import FgvrError
 from fgvr.provenance import SUFFIX, RunRecord, digest_of, load, sha256_tree, sidecar
 
 CHANGED, UNKNOWN, GONE = "changed since", "origin not found", "no longer there"
+PIPED = "came through a pipe and was kept nowhere: write it with -o, and read that"
 
 
 @dataclass
@@ -81,7 +82,7 @@ class _Chain:
         if made is None or node.sha256 in above:
             there = beside / entry["name"] if beside else None
             changed = there is not None and there.exists() and self.digest(there) != node.sha256
-            node.state = CHANGED if changed else UNKNOWN
+            node.state = CHANGED if changed else PIPED if entry["name"] == "<stdin>" else UNKNOWN
             return node
         node.run = load(made)
         node.path = made.with_name(made.name[: -len(SUFFIX)])

@@ -92,7 +92,7 @@ def test_change_of_an_input_without_run_record(chain: Path) -> None:
 def test_input_made_anew_is_a_change(chain: Path) -> None:
     assert run([PRIVATE, "shout", "images.jsonl", "--marks", "2", "-o", "tuned.jsonl"], chain).status == 0
     # read from stdin: nothing says which file it was
-    assert shape(lineage.trace(chain / "pairs.jsonl")) == {"pairs.jsonl": [{"<stdin> origin not found": []}]}
+    assert shape(lineage.trace(chain / "pairs.jsonl")) == {"pairs.jsonl": [{f"<stdin> {lineage.PIPED}": []}]}
     assert run([PRIVATE, "shout", "images.jsonl", "--marks", "2", "-o", "shouted.jsonl"], chain).status == 0
     assert "shouted.jsonl changed since" in str(shape(lineage.trace(chain / "adapter")))
 
@@ -115,7 +115,7 @@ def test_search_folders_and_renames(chain: Path, tmp_path: Path) -> None:
     other.mkdir(parents=True)
     for name in ("tuned.jsonl", "tuned.jsonl.run.json"):
         shutil.move(chain / name, other / name.replace("tuned", "renamed"))
-    assert shape(lineage.trace(chain / "pairs.jsonl")) == {"pairs.jsonl": [{"<stdin> origin not found": []}]}
+    assert shape(lineage.trace(chain / "pairs.jsonl")) == {"pairs.jsonl": [{f"<stdin> {lineage.PIPED}": []}]}
     node = lineage.trace(chain / "pairs.jsonl", [tmp_path / "elsewhere"])
     assert shape(node) == {"pairs.jsonl": [{"renamed.jsonl": [IMAGES, {"adapter": [SHOUTED]}]}]}
     shutil.copy(chain / "pairs.jsonl", chain / "copy.jsonl")

@@ -387,7 +387,7 @@ def test_versus(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [prediction(n, n % 2 == 0, image=f"{n // 3}") for n in range(60)])
     write_jsonl(tmp_path / "other/p.jsonl", [prediction(n, n % 3 == 0) for n in range(60)])
     (difference,) = [r for r in scored(tmp_path, "p.jsonl", "--versus", "other/p.jsonl") if "against" in r]
-    assert (difference["run"], difference["against"], difference["n"]) == ("p", "other/p.jsonl", 60)
+    assert (difference["run"], difference["against"], difference["n"]) == (tmp_path.name, "other", 60)
     assert difference["value"] == pytest.approx(1 / 6) and 0 < difference["p"] < 1
     write_jsonl(tmp_path / "q.jsonl", [prediction(n, True) for n in range(100, 110)])
     ended = run([FRESH, "score", "p.jsonl", "--versus", "q.jsonl"], tmp_path)

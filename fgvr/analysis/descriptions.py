@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from fgvr import metrics, prompts
 from fgvr.answers import normalise
-from fgvr.errors import FgvrError
 from fgvr.records import Record
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ def distinctiveness(records: Sequence[Record], encoder: Encoder, seed: int = 0) 
     Args:
         records: with `id`, `description` and `category`; a category with one description trains only.
         seed: of the halves and of the fifth that chooses the probe's penalty.
-    Raises:
-        FgvrError: too few descriptions of a category, or fewer than two categories.
+    Returns:
+        No value (null) where no category has four descriptions, or there is one category only.
     """
     import torch
 
@@ -104,7 +103,8 @@ def distinctiveness(records: Sequence[Record], encoder: Encoder, seed: int = 0) 
     categories = [record["category"] for record in records]
     names = sorted(set(categories))
     if len(names) < 2 or max(Counter(categories).values()) < 4:
-        raise FgvrError("distinctiveness needs two categories, and four descriptions of one; give more triples")
+        yield _metric("distinctiveness", None, None, None, 0)
+        return
     texts = [record["description"] for record in records]
     parts = [encoder.texts(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
     features = torch.cat(parts)
@@ -132,5 +132,5 @@ def _share(metric: str, holds: Sequence[bool]) -> Iterator[Record]:
         yield _metric(metric, sum(holds) / len(holds), low, high, len(holds))
 
 
-def _metric(metric: str, value: float, low: float | None, high: float | None, n: int) -> Record:
+def _metric(metric: str, value: float | None, low: float | None, high: float | None, n: int) -> Record:
     return {"kind": KIND, "metric": metric, "value": value, "low": low, "high": high, "n": n}

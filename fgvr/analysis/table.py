@@ -43,6 +43,8 @@ def _column(record: Record) -> str:
 
 
 def _cell(record: Record) -> str:
+    if record["value"] is None:
+        return "too few"
     sign = "+" if "against" in record else ""
     text = f"{record['value']:{sign}.3f}"
     if record.get("low") is not None and record.get("high") is not None:

@@ -150,6 +150,11 @@ class Replay:
     def _get(self, ask: Ask, settings: Settings) -> Said:
         found = self.recording.get(self.keys.key(ask, settings), self.model)
         if found is None:
+            sure = "confidence" in settings
+            other = {"max_new_tokens": settings["max_new_tokens"], **({} if sure else {"confidence": True})}
+            if "seed" not in settings and (self.keys.key(ask, other), self.model) in self.recording.at:
+                how = "without" if sure else "with"
+                raise RecordError(f"{self.path} holds this reply {how} --confidence only; ask for it like that")
             text = " ".join(ask.prompt.split())
             shown = repr(text if len(text) <= 60 else text[:59] + "…")
             given = ", ".join(f"{name} {value}" for name, value in settings.items())
