@@ -64,7 +64,7 @@ def test_scores_and_samples_come_back(tmp_path: Path) -> None:
     again = open_answerer(f"replay:{tmp_path / 'r'}")
     assert again.reply_scored(ASKS, 9) == scored and scored[0].confidence == -0.1234567890123  # type: ignore[attr-defined]
     assert [again.sample(ASKS[0], 9, 0.5, seed) for seed in (1, 2)] == drawn  # type: ignore[attr-defined]
-    with pytest.raises(RecordError, match="holds this reply with --confidence only; ask for it like that$"):
+    with pytest.raises(RecordError, match=r"holds this reply with --confidence only; ask for it like that$"):
         again.reply(ASKS[:1], 9)
     with pytest.raises(RecordError, match=r"temperature 0\.5, seed 3"):
         again.sample(ASKS[0], 9, 0.5, 3)  # type: ignore[attr-defined]
