@@ -125,6 +125,7 @@ def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool
             ctx.command_path.partition(" ")[2],
             source=io.pop("operand", None),
             to_folder=to_folder,
+            record=given.get("record"),
             say=boundary.say,
             progress=lambda items: console.progress(items, boundary.say),
             **io,
