@@ -174,15 +174,16 @@ def test_portable_names(tmp_path: Path) -> None:
 
 def test_save_leaves_the_old_record_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.run.json"
-    provenance.save(path, {"command": "a"})
+    old = provenance.run_record("a", {})
+    provenance.save(path, old)
 
     def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        provenance.save(path, {"command": "b"})
-    assert provenance.load(path) == {"command": "a"}
+        provenance.save(path, provenance.run_record("b", {}))
+    assert provenance.load(path) == old
     assert [p.name for p in tmp_path.iterdir()] == ["x.run.json"]
 
 
