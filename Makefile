@@ -131,6 +131,7 @@ STAGES := train val test check discover-attrs extract-attrs summarise mine-negat
 
 RUNNING := $(filter all $(RUN)/%,$(or $(MAKECMDGOALS),all))
 ifneq ($(RUNNING),)
+$(if $(strip $(RUN)),,$(error RUN is empty or /; name a folder for the results))
 $(foreach v,RUN MODEL LLM VQA ENCODER,$(if $(word 2,$($v)),$(error $v may not contain spaces: '$($v)')))
 $(REQUIRE)
 $(foreach s,$(STAGES),$(if $(call equal,$(file <$(RUN)/.settings/$s),$(strip $(stage.$s))),,$(eval $(RUN)/.settings/$s: FORCE)))

@@ -32,6 +32,8 @@ class Shown:
 
 def say(line: str, command: str | None = None) -> None:
     """One line for people on stderr."""
+    if sys.stderr is None:  # closed: print would take stdout, between the records
+        return
     text = " ".join(f"{command or Shown.command}: {line}".split())
     with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is gone: nobody to tell
         print(text, file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ def check(job: Job, files: tuple[str, ...], image_root: str, settings: Check) ->
     from fgvr.errors import FgvrError
     from fgvr.stream import Bad
 
-    loaded = [(path, job.load(path, required=("image",))) for path in files]
+    loaded = [(path, job.load(path, required=("id", "image"))) for path in files]
     found = list(findings(loaded, image_root, settings.near, settings.strict, settings.workers, job.progress))
     with job.run() as run:
         run.write(found)

@@ -125,6 +125,7 @@ def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool
             ctx.command_path.partition(" ")[2],
             source=io.pop("operand", None),
             to_folder=to_folder,
+            record=given.get("record"),
             say=boundary.say,
             progress=lambda items: console.progress(items, boundary.say),
             **io,
@@ -204,7 +205,8 @@ def accounted(job: Job, run: Run, model: Any) -> Iterator[None]:
         spent = getattr(getattr(model, "model", model), "spent", {})  # a recorder holds the model
         if spent:
             run.summary["server"] = spent
-            job.say("server: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in spent.items()))
+            if spent["prompt_tokens"]:  # a server need not tell
+                job.say("server: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in spent.items()))
 
 
 def settings(cls: type, name: str = "settings") -> Callable[[Function], Function]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from fgvr import stream
 from fgvr.errors import FgvrError, UsageError
-from fgvr.output import AtomicFile, AtomicFolder, Plain
+from fgvr.output import PARTIAL, AtomicFile, AtomicFolder, Plain
+from fgvr.provenance import sidecar
 from fgvr.records import Record
 from fgvr.run import Run
 from fgvr.source import Source, packer
@@ -28,6 +29,7 @@ class Job:
 
     Args:
         command: its name, "mine-negatives".
+        record: where the command keeps a model's replies; known here only to keep it apart from the other files.
         settings: what decides the result; goes into the run record and is compared on --resume.
         source: the FILE operand, "-" for stdin, None for a stage that reads no records.
         output: the -o operand, None for stdout.
@@ -46,6 +48,7 @@ class Job:
     on_error: str = "fail"
     errors: str | None = None
     max_errors: int | None = None
+    record: str | None = None
     shard: Shard | None = None
     folders: Sequence[str] = ()
     say: Callable[[str], None] = lambda line: None
@@ -61,8 +64,11 @@ class Job:
         self._check_output()
         if self.errors is not None:
             _in_folder("--errors", self.errors)
-            if self.output is not None and os.path.realpath(self.errors) == os.path.realpath(self.output):
-                raise UsageError(f"--errors {self.errors} is also the output; name another file")
+        for option, path in (("--errors", self.errors), ("--record", self.record)):
+            if path is not None and os.path.realpath(path) in self._written():
+                raise UsageError(f"{option} {path} is also the output; name another file")
+        if self.errors and self.record and os.path.realpath(self.errors) == os.path.realpath(self.record):
+            raise UsageError(f"--errors {self.errors} is also the --record file; name another file")
         self._spare(self.source)
         for name in (self.source, self.output):
             packer(name or "")
@@ -85,9 +91,19 @@ class Job:
         info = Source(name).stat() if name is not None else None
         if info is None or not stat.S_ISREG(info.st_mode):
             return
-        for option, path in (("-o", self.output), ("--errors", self.errors)):
+        for option, path in (*(("-o", path) for path in self._written()), ("--errors", self.errors)):
             if path is not None and os.path.exists(path) and os.path.samestat(info, os.stat(path)):
-                raise UsageError(f"{option} {path} would overwrite the input; name another file")
+                shown = self.output if option == "-o" else path
+                raise UsageError(f"{option} {shown} would overwrite the input; name another file")
+
+    def _written(self) -> list[str]:
+        """The files that -o FILE or -o DIR writes, the one that holds what is done until it is whole among them."""
+        if self.output is None:
+            return []
+        final = os.path.realpath(self.output)
+        if self._device():
+            return [final]
+        return [final, final + PARTIAL, *(str(sidecar(path)) for path in (final, final + PARTIAL))]
 
     def _device(self) -> bool:
         out = self.output or os.curdir

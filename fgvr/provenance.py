@@ -142,9 +142,25 @@ def load(path: Path) -> RunRecord | None:
     """A run record, or None when there is none that can be read."""
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "command" in record else None
+    return record if _whole(record) else None
+
+
+def _whole(record: Any) -> bool:
+    """Whether it has the shape of a run record, finished or not."""
+    kinds = {"fgvr": str, "command": str, "settings": dict, "inputs": list, "models": list, "versions": dict}
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        return False
+    inputs, output, images = record["inputs"], record.get("output", {}), record.get("images", {})
+    if not all(isinstance(entry, dict) for entry in (*inputs, *record["models"], output, images)):
+        return False
+    digests = [entry.get("sha256") for entry in (*inputs, output, images)]
+    if not all(isinstance(entry.get("name"), str) for entry in inputs):
+        return False
+    if images and not {"root", "files"} <= set(images):
+        return False
+    return all(isinstance(digest, (str, type(None))) for digest in digests)
 
 
 def difference(old: RunRecord, new: RunRecord) -> str | None:

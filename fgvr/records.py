@@ -83,6 +83,16 @@ def check(record: Record, required: Sequence[str], stage: str = "") -> None:
             raise RecordError(f"{name!r} is empty; correct the record")
 
 
+def texts(record: Record, name: str) -> list[str]:
+    """A field that may be missing and else is a list of texts, such as `aliases`. Raises RecordError."""
+    found = record.get(name)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise RecordError(f"{name!r} must be a list of texts; correct the record")
+    return found
+
+
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, bool):  # bool is an int to isinstance
         return kind is bool

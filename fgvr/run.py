@@ -45,7 +45,8 @@ class Run:
         self._models, self._prompts = models, prompts
         self._begun: provenance.RunRecord | None = None
         self._done: deque[str] = deque()  # keys that an earlier run wrote and this one has not met yet
-        self._again: set[str] = set()  # keys that it wrote and this one computes once more, see `read`
+        self._again: set[str] = set()  # keys that it met and this one computes once more, see `read`
+        self._same_input = False  # the earlier run read the same bytes: what it left out, it set aside
         self._paths: set[str] = set()
 
     # -- opening and closing --
@@ -78,7 +79,7 @@ class Run:
             self._errors = ErrorFile(None, fresh=False)
             return
         if going_on:
-            _same(target, run)
+            self._same_input = _same(target, run)
         else:
             target.clear()
         provenance.save(target.record, run)
@@ -190,6 +191,7 @@ class Run:
     def _undone(self, items: Iterable[Item], batch: int) -> Iterator[Item]:
         """Leave out what the interrupted run wrote; its records must be the beginning of this input."""
         left: list[Record] | None = []  # of the batch at hand; None once there is work
+        aside: list[Record] = []  # of these, what the earlier run set aside and no --errors file tells of
         for item in items:
             if isinstance(item, Bad):
                 yield item
@@ -198,16 +200,22 @@ class Run:
             if self._done and key == self._done[0]:
                 self._again.add(self._done.popleft())
             elif key not in self._errors.ids:
-                if self._done:
+                if not self._done:
+                    yield from left or ()
+                    left, aside = None, []
+                    yield item
+                elif self.job.on_error == "skip" and self._same_input:
+                    aside.append(item)
+                    self._again.add(key)  # should it be usable now, its place has gone
+                else:
                     raise self._strange(key)
-                yield from left or ()
-                left = None
-                yield item
             if left is not None:
                 left.append(item)
                 if len(left) == batch:
-                    left = []
+                    yield from map(_set_aside_before, aside)
+                    left, aside = [], []
                     self._again.clear()
+        yield from map(_set_aside_before, aside)
 
     def _strange(self, key: str) -> FgvrError:
         shown = self.target.shown
@@ -255,12 +263,18 @@ class Run:
             raise FgvrError(f"{item}; this is bad record {self.skipped}, --max-errors allows {self.job.max_errors}")
 
 
-def _same(target: Atomic, new: provenance.RunRecord) -> None:
+def _set_aside_before(record: Record) -> Bad:
+    return stream.bad(record, "was set aside before the run was stopped; run it again by itself")
+
+
+def _same(target: Atomic, new: provenance.RunRecord) -> bool:
+    """Whether the input is known to be the same. Raises FgvrError for a run that would compute something else."""
     old = provenance.load(target.record)
     if old is None:
         raise FgvrError(f"{target.shown} has no run record to compare with; start again without --resume")
     if found := provenance.difference(old, new):
         raise FgvrError(f"{target.shown}: {found}; go back to the old value, or start again without --resume")
+    return all(entry.get("sha256") for run in (old, new) for entry in run["inputs"])
 
 
 def _key(record: Record) -> str:

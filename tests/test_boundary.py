@@ -80,6 +80,14 @@ def test_a_library_that_swallows_the_signal(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "fgvr: stopped by SIGTERM\n"
 
 
+def test_a_closed_stderr_leaves_stdout_to_the_records(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    boundary.say("an error")
+    assert capsys.readouterr().out == ""
+
+
 def test_signal_handlers_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGINT)
     boundary.run(lambda: None)

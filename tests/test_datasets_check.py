@@ -101,6 +101,16 @@ def test_file_names_of_the_official_layout_are_a_warning(world: World, tmp_path:
     assert world.check("train", "test", "--strict").status == 1
 
 
+def test_records_without_an_id_or_a_category(world: World) -> None:
+    world.file("train", "a/1.png")
+    write_jsonl(world.root / "test", [{"image": "a/1.png"}])
+    ended = world.check("train", "test")
+    assert (ended.status, ended.out) == (1, b"")
+    assert ended.err == "fgvr dataset check: test:1: record has no 'id'; run `fgvr dataset` first\n"
+    write_jsonl(world.root / "test", [{"id": "x", "image": "a/1.png", "category": 5}])
+    assert found(world.check("train", "test")) == [("image", True, "a/1.png", "a/1.png")]
+
+
 def test_ids_and_categories(world: World) -> None:
     train = world.file("train", "a/1.png", "a/2.png", id="x")
     ended = world.check(train, world.file("test", "b/3.png", id="x", category="red_kite"))

@@ -235,7 +235,7 @@ def test_faulty_rows_keep_their_place(reader: Reader, content: Any, name: str, w
 
 @pytest.mark.parametrize(
     ("form", "said"),
-    [("foci", "not a foci file"), ("vlmevalkit", "not a vlmevalkit file"), ("finer", "no line 'index | prediction")],
+    [("foci", "not a foci file"), ("vlmevalkit", "not a vlmevalkit file"), ("finer", "no line `index | prediction")],
 )
 def test_a_format_that_is_not_the_files_is_refused(reader: Reader, form: str, said: str) -> None:
     with pytest.raises(FgvrError) as found:
@@ -295,3 +295,20 @@ def test_lmms_evals_results() -> None:
     assert made["results"]["model_mcq"]["accuracy_stderr,none"] == pytest.approx(0.1 / 1.96, rel=1e-3)
     assert made["results"]["model_open"]["FINER_F1_fine,none"] == 0.1
     assert made["n-samples"] == {"model_mcq": {"original": 5, "effective": 5}}
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "content"),
+    [
+        ("page.csv", None, b"<html>\n"),
+        ("page", "vlmevalkit", b"404\n"),
+        ("page", "finer", b"not found\n"),
+    ],
+)
+def test_a_file_without_predictions_is_no_empty_result(
+    name: str, form: str | None, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FgvrError, match="score reads fgvr predictions"):
+        list(read(Source(str(path)), form))

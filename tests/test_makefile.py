@@ -250,6 +250,7 @@ def test_a_leak_stops_the_chain_before_anything_costly(world: World) -> None:
         (["DATASET=hf", "DATA=/x"], "SUPERCLASS is not set"),
         (["DATASET=nope"], f"unknown DATASET 'nope'; there are: {' '.join(FRAGMENTS)}"),
         (["MODEL=my models/vlm"], "MODEL may not contain spaces: 'my models/vlm'"),
+        (["RUN="], "RUN is empty or /; name a folder for the results"),
         (["RUN=my runs"], "RUN may not contain spaces: 'my runs'"),
     ],
 )

@@ -276,6 +276,45 @@ def test_skip_and_resume_equal_an_uninterrupted_run() -> None:
         assert [Path(name).read_bytes() for name in ("out", "errors", "out.run.json")] == whole
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_was_skipped_without_an_errors_file_does_not_stop_resume(batch: int) -> None:
+    write_jsonl(Path("in.jsonl"), records(9))
+
+    def go_on(stage: Stage, **more: object) -> None:
+        with job(on_error="skip", **more).run() as run:
+            run.write(stage(run.read(batch=batch)))
+
+    go_on(Stage(bad=("r2", "r6")))
+    whole = [Path(name).read_bytes() for name in ("out", "out.run.json")]
+    for at in ("r4", "r8"):
+        with pytest.raises(Stopped):
+            go_on(Stage(stop_at=at, bad=("r2", "r6")))
+        said: list[str] = []
+        go_on(Stage(), resume=True, errors="errors", say=said.append)  # usable now, but its place has gone
+        assert "r2" not in [record["id"] for record in read_jsonl(Path("out"))]
+        with pytest.raises(Stopped):
+            go_on(Stage(stop_at=at, bad=("r2", "r6")))
+        go_on(Stage(bad=("r2", "r6")), resume=True)
+        assert [Path(name).read_bytes() for name in ("out", "out.run.json")] == whole
+
+
+def test_no_other_file_is_in_the_place_of_what_is_written() -> None:
+    """FILE.partial and the run records count as FILE does: they would be cleared, or written over."""
+    write_jsonl(Path("out.partial"), records(2))
+    kept = Path("out.partial").read_bytes()
+    with pytest.raises(UsageError, match=r"^-o out would overwrite the input"):
+        job("out.partial")
+    assert Path("out.partial").read_bytes() == kept
+    write_jsonl(Path("in.jsonl"), records(2))
+    for name in ("out", "out.partial", "out.run.json", "out.partial.run.json"):
+        with pytest.raises(UsageError, match=f"^--errors {name} is also the output"):
+            job(on_error="skip", errors=name)
+        with pytest.raises(UsageError, match=f"^--record {name} is also the output"):
+            job(record=name)
+    with pytest.raises(UsageError, match=r"^--errors bad is also the --record file"):
+        job(on_error="skip", errors="bad", record="bad")
+
+
 def test_a_line_at_fault_does_not_hide_a_good_record_of_its_id() -> None:
     """A record that lacks a field, then a good one with the same id, then a kill between the two."""
     Path("in.jsonl").write_text('{"id":"a"}\n{"id":"b","category":"c"}\n{"id":"a","category":"c"}\n')

@@ -174,13 +174,24 @@ def test_portable_names(tmp_path: Path) -> None:
 
 def test_save_leaves_the_old_record_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.run.json"
-    provenance.save(path, {"command": "a"})
+    old = provenance.run_record("a", {})
+    provenance.save(path, old)
 
     def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        provenance.save(path, {"command": "b"})
-    assert provenance.load(path) == {"command": "a"}
+        provenance.save(path, provenance.run_record("b", {}))
+    assert provenance.load(path) == old
     assert [p.name for p in tmp_path.iterdir()] == ["x.run.json"]
+
+
+@pytest.mark.parametrize("name", ["fgvr", "settings", "inputs", "models", "versions", "output", "images"])
+@pytest.mark.parametrize("value", [None, 5, "x", [5], {"sha256": 5}])
+def test_a_damaged_run_record_is_none(name: str, value: object, tmp_path: Path) -> None:
+    """As one that cannot be read is: --resume and `fgvr provenance` both follow it."""
+    path = tmp_path / "out.run.json"
+    provenance.save(path, {**provenance.run_record("eval", {}, []), name: value})
+    fits = (name == "fgvr" and value == "x") or (name in ("settings", "versions") and isinstance(value, dict))
+    assert (provenance.load(path) is None) != fits

@@ -120,6 +120,19 @@ def test_an_empty_reply_is_a_reply(server: Server) -> None:
     assert opened(server).reply([Ask("q")], 5) == [""]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"), (None, ""), (5, None),
+                          ([{"type": "image"}], None)],
+)  # fmt: skip
+def test_replies_of_other_types(server: Server, content: object, said: str | None) -> None:
+    server.say = lambda prompt, image: content  # type: ignore[return-value]
+    if said is not None:
+        assert opened(server).reply([Ask("q")], 5) == [said]
+        return
+    with pytest.raises(RecordError, match="returned a reply that is no text; ask another model"):
+        opened(server).reply([Ask("q")], 5)
+
+
 def test_models_that_want_the_other_name_of_the_limit(server: Server) -> None:
     server.faults = ["400 Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."]
     answerer = opened(server)
@@ -130,6 +143,9 @@ def test_models_that_want_the_other_name_of_the_limit(server: Server) -> None:
 def test_what_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--adapter"):
         open_answerer("openai:x", adapter=".")
+    for address in ("http://[::1", "http://localhost:99999/v1", "http://localhost:x", "http://localhost:0"):
+        with pytest.raises(UsageError, match="is no address"):
+            open_answerer("openai:x", server=Settings(base_url=address))
     with pytest.raises(UsageError, match="is no address"):
         open_answerer("openai:x", server=Settings(base_url="localhost:8000"))
     monkeypatch.delenv("OPENAI_API_KEY")

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from fgvr import prompts
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, RecordError, UsageError
 from fgvr.records import Record
 from fgvr.stages import convert
 from fgvr.stream import Bad, each
@@ -242,3 +242,29 @@ def test_finer_s_names_are_no_near_duplicates_of_each_other(finer: Path) -> None
     for path in finer.glob("*_vqa_questions.txt"):
         names = ast.literal_eval(path.read_text())
         assert prompts.merged(names) == names
+
+
+@pytest.mark.parametrize("negative", [None, "Emu", ["Emu"], {"category": "Emu"}, {"category": "Emu", "description": 4}])
+def test_negatives_without_descriptions_are_a_fault_of_their_record(negative: object) -> None:
+    """As mine-negatives --of names makes them."""
+    triple = {"id": "a", "image": "a.png", "category": "Kiwi", "description": "Brown.", "negatives": [negative]}
+    with pytest.raises(RecordError, match=r"^a negative has no 'description'; run `fgvr mine-negatives` again$"):
+        convert.to_pretrain(triple)
+    with pytest.raises(RecordError, match=r"^'options' must be a list"):
+        convert.to_llava({"id": "a", "image": "i", "kind": "mcq", "question": "?", "answer": "b", "options": 4})
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "5", "None", "{}", "[1]", '{"name": "a"}', '{"attribute": 4}', "<html>", "[" * 9999]
+)
+def test_what_is_no_list_of_attributes(text: str) -> None:
+    with pytest.raises(FgvrError, match=r"^--attrs: neither a list of names nor attribute records"):
+        convert.attribute_names(text)
+
+
+@pytest.mark.parametrize("kind", ["finer-pairs", "finer-replies"])
+def test_records_in_the_place_of_pairs_are_faults(kind: str) -> None:
+    (found,) = convert.read(iter([b'[{"id": "a", "image": "b", "category": "c"}]']), kind, "in")
+    assert str(found).startswith(f"in:1: is no {kind} record")
+    with pytest.raises(FgvrError, match=f"^in: is no {kind} file"):
+        list(convert.read(iter([b"[" * 99999]), kind, "in"))

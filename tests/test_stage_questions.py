@@ -230,6 +230,19 @@ def test_options_carry_the_aliases_of_their_categories() -> None:
         assert read_reply(built, "a milan") == "Red Kite"
 
 
+def test_a_record_at_fault_keeps_its_place() -> None:
+    """Its aliases are read with those of all others, its rank beside the options: neither may stop the stream."""
+    faulty = [record(1, "Kiwi", aliases="Apteryx"), record(2, "Emu", aliases=5), record(3, "Rhea", aliases=[None])]
+    made = list(questions([record(0, "Ostrich"), *faulty], ["mcq"], choices=4, distractors="random"))
+    assert [item["id"] for item in made if not isinstance(item, Bad)] == ["r0/mcq"]
+    assert {str(item).partition(": ")[2] for item in made[1:]} == {
+        "'aliases' must be a list of texts; correct the record"
+    }
+    mined = by_text(0, "Kiwi", {"Kiwi": 0.6, "Emu": 0.5, "Rhea": 0.4}) | {"category_rank": "1"}
+    (made,) = questions([mined], ["mcq"], choices=3, distractors="topwrong")
+    assert "'category_rank' must be a whole number" in str(made)
+
+
 def test_options_that_read_alike_are_not_shown() -> None:
     with pytest.raises(RecordError, match="'Blue Jay' and 'blue_jay' read alike"):
         final_prompt({"kind": "mcq", "question": "?", "options": ["x", "Blue Jay", "blue_jay"]})

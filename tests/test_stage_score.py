@@ -135,6 +135,7 @@ def test_metrics_come_through() -> None:
         ({"attributes_true": [], "attributes": {}}, "'attributes_true' must be an object"),
         ({"attributes_true": {}, "attributes": []}, "'attributes' must be an object"),
         ({"metric": "accuracy", "kind": "mcq"}, "no 'value'"),
+        ({"metric": "accuracy", "kind": "mcq", "value": 1, "low": "0"}, "'low', 'high', 'p' and 'n' must be numbers"),
     ],
 )
 def test_what_is_refused(record: dict, message: str) -> None:
@@ -315,6 +316,14 @@ def test_runs_without_common_ids_are_paired_by_image() -> None:
     assert (difference["n"], difference["value"]) == (10, pytest.approx(0.3))
     twice = [{**row, "image": "0.jpg"} for row in second]
     assert not [r for r in figures(a=first, b=twice) if "against" in r]
+
+
+@pytest.mark.parametrize("more", [{"aliases": "abc"}, {"aliases": 5}, {"aliases": [None]}])
+def test_aliases_of_another_type_are_a_fault(more: dict) -> None:
+    """A text is no list: its letters would count as right answers."""
+    for row in (opened(0, "a", "Emu") | more, {"id": "e", "category": "Emu", "description": "An emu.", **more}):
+        (fault,) = Scored().take([row])
+        assert str(fault) == f"{row['id']}: 'aliases' must be a list of texts; correct the record"
 
 
 def test_a_faulty_record_is_found_among_many() -> None:

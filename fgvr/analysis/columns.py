@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fgvr import metrics
 from fgvr.analysis import intervals
 from fgvr.answers import normalise
-from fgvr.records import Record
+from fgvr.records import Record, texts
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -148,7 +148,7 @@ def _open_scores(row: Record) -> dict[str, float]:
     if answer is None:
         return {}
     reply = raw if isinstance(raw, str) else prediction or ""
-    golds = (answer, *(row.get("aliases") or ()))
+    golds = (answer, *texts(row, "aliases"))
     found = dict(zip(("substring/", "f1/"), _plain_scores(prediction or "", golds), strict=True))
     for level, allowed in _allowed(row, golds).items():
         scores = _finer_scores(reply, allowed)

@@ -60,11 +60,7 @@ def read(
         elif parser is not None:
             items = (item if isinstance(item, Bad) else tools.reread(item, parser) for item in items)
     elif shape == "text":
-        items = iter(tools.finer(lines))
-        first = next(items, None)
-        if first is None:
-            raise FgvrError(f"{source.label}: no line 'index | prediction | gold' in it; leave out --format")
-        items = chain([first], items)
+        items = _some(source.label, tools.finer(lines))
     else:
         rows, form, own = _document(source.label, b"".join(lines), shape, form)
         convert = {"foci": tools.foci, "vlmevalkit": tools.vlmevalkit, "lmms-eval": tools.lmms_eval}.get(form, _own)
@@ -145,8 +141,7 @@ def _document(label: str, data: bytes, shape: str, form: str | None) -> tuple[li
         return _xlsx(label, data), "vlmevalkit", {}
     if shape in ("csv", "tsv"):
         csv.field_size_limit(1 << 30)
-        text = data.decode("utf-8-sig", "replace")
-        return list(csv.DictReader(io.StringIO(text), delimiter="\t" if shape == "tsv" else ",")), "vlmevalkit", {}
+        return _csv(label, data.decode("utf-8-sig", "replace"), "\t" if shape == "tsv" else ","), "vlmevalkit", {}
     import orjson
 
     try:
@@ -192,9 +187,28 @@ def _xlsx(label: str, data: bytes) -> list[Record]:
         raise FgvrError(f"{label}: not a readable xlsx file ({error}); save it again, or as csv") from error
 
 
+def _csv(label: str, text: str, delimiter: str) -> list[Any]:
+    try:
+        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        raise FgvrError(f"{label}: not a readable table ({error}); {KNOWN}") from error
+    if not rows:
+        raise FgvrError(f"{label}: no predictions in it; {KNOWN}")
+    return rows
+
+
 def _plain(label: str, rows: list[Any]) -> Iterator[Item]:
     for number, row in enumerate(rows, 1):
         yield row if isinstance(row, dict) else Bad(f"{label}: row {number}", "not an object; correct the row")
+
+
+def _some(label: str, items: Iterable[Item]) -> Iterator[Item]:
+    some = False
+    for item in items:
+        some = True
+        yield item
+    if not some:
+        raise FgvrError(f"{label}: no line `index | prediction | gold` in it; {KNOWN}")
 
 
 def _own(record: Record, parser: str | None) -> list[Record]:

@@ -49,7 +49,7 @@ def _cell(record: Record) -> str:
     text = f"{record['value']:{sign}.3f}"
     if record.get("low") is not None and record.get("high") is not None:
         text += f" [{record['low']:{sign}.3f}, {record['high']:{sign}.3f}]"
-    return f"{text} p {record['p']:.2g}" if "p" in record else text
+    return f"{text} p {record['p']:.2g}" if record.get("p") is not None else text
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

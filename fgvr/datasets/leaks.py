@@ -43,6 +43,12 @@ class Entry:
     digest: bytes
     look: int
 
+    @property
+    def category(self) -> str:
+        """"" where it has none: its images are looked at all the same."""
+        found = self.record.get("category")
+        return found if isinstance(found, str) else ""
+
     def about(self) -> Record:
         return {"file": self.file} | {name: self.record.get(name) for name in ("id", "image", "category")}
 
@@ -128,7 +134,7 @@ def _names(own: list[Entry], earlier: list[Entry]) -> Iterator[Record]:
     """File names and categories, one finding for each two files, with the number of names."""
     for kind, key, exact in (
         ("name", lambda e: os.path.basename(e.record["image"]), lambda e: e.record["image"]),
-        ("category", lambda e: normalise(e.record.get("category", "")), lambda e: e.record.get("category", "")),
+        ("category", lambda e: normalise(e.category), lambda e: e.category),
     ):
         seen: dict[str, dict[str, Entry]] = {}
         for entry in earlier:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import math
 import os
@@ -49,8 +50,8 @@ def open_answerer(
     except ImportError as error:
         raise FgvrError(f"model openai:{name}: the openai package is missing; install fgvr[openai]") from error
     server = server or Server()
-    address = server.base_url or os.environ.get("OPENAI_BASE_URL") or None
-    if address is not None and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname):
+    address = server.base_url if server.base_url is not None else os.environ.get("OPENAI_BASE_URL") or None
+    if address is not None and not _is_address(address):
         raise UsageError(f"--base-url {address!r} is no address; give one like http://localhost:8000/v1")
     key = os.environ.get("OPENAI_API_KEY")
     if not key and address is None:
@@ -59,6 +60,14 @@ def open_answerer(
         api_key=key or "none", base_url=address, timeout=server.timeout_s, max_retries=server.retries
     )
     return ServerAnswerer(client, name, server)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # `port` may raise
+    except ValueError:
+        return False
 
 
 class ServerAnswerer:
@@ -74,7 +83,7 @@ class ServerAnswerer:
         self._keys = Keys()
         self.heard: Callable[[Ask, Said], None] = lambda ask, said: None  # told of each reply as soon as it is there
         self._loop = asyncio.new_event_loop()
-        weakref.finalize(self, self._loop.close)
+        weakref.finalize(self, _close, self._loop, client)
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         return [text for text, _ in self._replies(asks, max_new_tokens)]
@@ -91,7 +100,7 @@ class ServerAnswerer:
             logprobs = getattr(choice, "logprobs", None)
             tokens = (logprobs.content or []) if logprobs is not None else []
             sure = sum(token.logprob for token in tokens) / len(tokens) if tokens else None
-            said = Said((choice.message.content or "").strip(), sure)
+            said = Said(self._text(choice.message.content).strip(), sure)
             self.heard(ask, said)
             return said
 
@@ -196,12 +205,21 @@ class ServerAnswerer:
 
     def _account(self, usage: Any) -> None:
         """Add an answered request to `spent`; a server need not tell its tokens."""
-        sent, back = (getattr(usage, f"{kind}_tokens", None) or 0 for kind in ("prompt", "completion"))
+        told = (getattr(usage, f"{kind}_tokens", None) for kind in ("prompt", "completion"))
+        sent, back = (count if isinstance(count, int) else 0 for count in told)
         for name, count in {"requests": 1, "prompt_tokens": sent, "completion_tokens": back}.items():
             self.spent[name] = self.spent.get(name, 0) + count
         if self.server.price is not None:
             a, b = map(float, self.server.price.split(","))
             self.spent["cost"] = round((a * self.spent["prompt_tokens"] + b * self.spent["completion_tokens"]) / 1e6, 6)
+
+    def _text(self, content: Any) -> str:
+        """A reply's text, which some servers send in parts."""
+        parts = content if isinstance(content, list) else [content or ""]
+        texts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in parts]
+        if not all(isinstance(text, str) for text in texts):
+            raise RecordError(f"server {self.where} returned a reply that is no text; ask another model")
+        return "".join(texts)
 
     def _failed(self, error: Exception) -> Exception:
         """The last failure, in our words: out of reach (75), refused altogether (1), or refused or not answered for
@@ -230,6 +248,14 @@ class ServerAnswerer:
         body = error.body if isinstance(error.body, dict) else {}
         text = " ".join(str(body.get("message") or error.message).split())[:200]
         return text.replace(self.client.api_key, "***")
+
+
+def _close(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """The client first: it needs the loop to say goodbye."""
+    if not loop.is_closed():
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(client.close())
+        loop.close()
 
 
 async def _cancelled(tasks: Any) -> None:

@@ -42,6 +42,7 @@ def talk(record: Record) -> tuple[str, str]:
         check(record, ("answer",))
         if record.get("options") is None:
             return final_prompt(record), record["answer"]
+        check(record, ("options",))
         if record["answer"] not in record["options"]:
             raise RecordError(f"answer {record['answer']!r} is none of the options; correct the record")
         return final_prompt(record), chr(ord("A") + record["options"].index(record["answer"]))
@@ -93,7 +94,9 @@ def to_finetune(record: Record) -> Record:
 
 
 def _joined(record: Record, field: str) -> str:
-    texts = [str(negative[field]) for negative in record["negatives"]]
+    texts: list[Any] = [n.get(field) if isinstance(n, dict) else None for n in record["negatives"]]
+    if not all(isinstance(text, str) for text in texts):
+        raise RecordError(f"a negative has no {field!r}; run `fgvr mine-negatives` again")
     if any(JOINT in text for text in texts):
         raise RecordError(f"a negative's {field} holds a tab and a line break, which parts negatives; correct it")
     return JOINT.join(texts)
@@ -139,13 +142,13 @@ def read(
     """
     try:
         found: Any = _rows(lines) if kind.endswith("-csv") else _values(b"".join(lines))
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise FgvrError(f"{label}: is no {kind} file ({error}); check --from") from error
     seen: dict[str, int] = {}
     for number, value in enumerate(found, 1):
         try:
             record = from_pairs(value, names, superclass) if kind == "finer-pairs" else READERS[kind](value)
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             yield Bad(f"{label}:{number}", f"is no {kind} record ({error!r}); check --from", record=_plain(value))
             continue
         except RecordError as error:
@@ -265,12 +268,24 @@ def guessed(text: str) -> list[str] | None:
 
 
 def attribute_names(text: str) -> list[str]:
-    """Names from FineR's list (Python, its fused names as they are), or from attribute records."""
+    """Names from FineR's list (Python, its fused names as they are), or from attribute records.
+
+    Raises:
+        FgvrError: it is neither.
+    """
+    listed: Any
     try:
         listed = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        listed = [decode(line)["attribute"] for line in text.splitlines() if line.strip()]
-    return [name for name in map(str, listed) if name != prompts.GENERAL]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        listed = None
+    try:
+        if not isinstance(listed, list):
+            listed = [decode(line)["attribute"] for line in text.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError):
+        listed = []
+    if not listed or not all(isinstance(name, str) for name in listed):
+        raise FgvrError("--attrs: neither a list of names nor attribute records; give the file of this data set")
+    return [name for name in listed if name != prompts.GENERAL]
 
 
 READERS: dict[str, Callable[[Any], Record]] = {

@@ -23,7 +23,7 @@ from fgvr import answers, metrics
 from fgvr.errors import FgvrError, RecordError
 from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask
-from fgvr.records import Record, check
+from fgvr.records import Record, check, texts
 from fgvr.stages.questions import final_prompt, read_reply
 from fgvr.stream import Item, bad, ordered
 
@@ -283,9 +283,7 @@ def _check(record: Record) -> None:
     """Refuse an answer that cannot be compared with, before the model is asked. Raises RecordError."""
     if record.get("answer") is not None:
         check(record, ("answer",))
-    aliases = record.get("aliases") or []
-    if not isinstance(aliases, list) or not all(isinstance(alias, str) for alias in aliases):
-        raise RecordError("'aliases' must be a list of texts; correct the record")
+    texts(record, "aliases")
     options = record.get("options") if record["kind"] == "mcq" else None
     if isinstance(options, list) and record.get("answer") is not None and record["answer"] not in options:
         raise RecordError("'answer' is none of the 'options'; correct the record")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from fgvr import answers, prompts, rng
 from fgvr.answers import normalise
 from fgvr.errors import RecordError
-from fgvr.records import Record, check
+from fgvr.records import Record, check, texts
 from fgvr.stages.options import Listed, Wrong, alike, wrong_options
 from fgvr.stream import Bad, Item, each
 
@@ -48,6 +49,7 @@ def questions(
         world = _World(item for item in items if not isinstance(item, Bad))
 
     def build(record: Record) -> list[Record]:
+        texts(record, "aliases")
         gold: str = record["category"]
         wrong: Wrong = []
         if {"mcq", "yesno"} & set(kinds):
@@ -76,8 +78,8 @@ class _World:
         names: set[str] = set()
         for record in records:
             names.add(record["category"])
-            if record.get("aliases"):
-                self.aliases[normalise(record["category"])] = _texts(record, "aliases")
+            with contextlib.suppress(RecordError):  # `build` tells of it, where the record stands
+                self.aliases[normalise(record["category"])] = texts(record, "aliases")
             for label in _coarse(record):
                 self.coarse.setdefault(label, set()).add(record["category"])
         self.categories = sorted(names)
@@ -93,13 +95,6 @@ def _coarse(record: Record) -> list[str]:
     return [label for label in found if isinstance(label, str)] if isinstance(found, list) else []
 
 
-def _texts(record: Record, name: str) -> list[str]:
-    found = record[name]
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise RecordError(f"{name!r} must be a list of texts; correct the record")
-    return found
-
-
 def _open(record: Record, question: str | None, level: str | None) -> Record:
     asked = _fill(prompts.OPEN if question is None else question, record)
     own = {"question": asked, "options": None, "answer": record["category"], "answer_index": None}
@@ -110,7 +105,7 @@ def _open(record: Record, question: str | None, level: str | None) -> Record:
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise RecordError(f"'labels' have no {level!r} label; add it, or leave --level out")
-    more = [*(record.get("aliases") or [])] if level == "fine" else []
+    more = texts(record, "aliases") if level == "fine" else []
     return {**own, "answer": names[0], "aliases": [*names[1:], *more], "level": level}
 
 
@@ -127,6 +122,7 @@ def _mcq(record: Record, question: str | None, gold: str, wrong: Wrong, seed: in
     }
     if any(similarity is not None for _, similarity in wrong):
         rank = record.get("category_rank")
+        check(record, () if rank is None else ("category_rank",))
         own["similarities"] = [similarity for _, similarity in pairs]
         own["gold_in_top"] = None if rank is None else rank <= len(options)
     aliases = [world.aliases.get(normalise(option), []) for option in options]

@@ -19,7 +19,7 @@ from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
 from fgvr.errors import FgvrError, RecordError
 from fgvr.models.base import Encoder
-from fgvr.records import Record, check
+from fgvr.records import Record, check, texts
 from fgvr.stream import Bad, Item, bad
 
 if TYPE_CHECKING:
@@ -61,11 +61,17 @@ def known(record: Record, by: str | None = None) -> Record:
             check(record, (by,))
             if not isinstance(record[by], str):
                 raise RecordError(f"{by!r} must be text for --by; name another field")
-        if not all(isinstance(alias, str) for alias in record.get("aliases") or []):
-            raise RecordError("'aliases' must be a list of texts; correct the record")
+        texts(record, "aliases")
     if kind == "extraction":
         check(record, [name for name in ("attributes_true", "attributes", "description") if name in record])
+        texts(record, "aliases")
+    if kind == "metric" and any(not _number(record.get(name, 0)) for name in ("low", "high", "p", "n")):
+        raise RecordError("'low', 'high', 'p' and 'n' must be numbers; correct the record")
     return {name: value for name, value in record.items() if name != "id"} if kind == "metric" else record
+
+
+def _number(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _sort(record: Record) -> str:
@@ -111,7 +117,7 @@ class Scored:
         for kind, rows in kinds.items():
             try:
                 self._of(kind).add(rows)
-            except (KeyError, TypeError, ValueError, AttributeError):  # some record is faulty: find out which
+            except (KeyError, TypeError, ValueError, AttributeError, RecordError):  # some record is faulty
                 for record in rows:
                     yield from self._one(record)
 
