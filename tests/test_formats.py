@@ -240,7 +240,7 @@ def test_faulty_rows_keep_their_place(reader: Reader, content: Any, name: str, w
 def test_a_format_that_is_not_the_files_is_refused(reader: Reader, form: str, said: str) -> None:
     with pytest.raises(FgvrError) as found:
         reader('{"id":"1","kind":"open","answer":"a","prediction":"a"}\n', "own.jsonl", form=form)
-    assert said in str(found.value) and "leave out --format" in str(found.value)
+    assert said in str(found.value) and "--format" in str(found.value)
 
 
 def test_a_format_can_be_named(reader: Reader) -> None:
