@@ -334,3 +334,18 @@ class Probe:
 
     def __post_init__(self) -> None:
         between("batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page about runs."""
+
+    title: str = option("fgvr report", "Title of the page.")
+    errors_shown: int = option(200, "Wrong answers shown of each run and kind of question.")
+    thumbnail_px: int = option(160, "Longer side of the errors' images, in pixels.")
+    parser: str | None = option(None, "Read the replies of choices anew, as in `fgvr score`.", choices=PARSERS)
+    latex: bool = option(False, "Write the tables as LaTeX, not a page.")
+
+    def __post_init__(self) -> None:
+        between("errors_shown", self.errors_shown, 0)
+        between("thumbnail_px", self.thumbnail_px, 16, 1024)
