@@ -16,7 +16,9 @@ class RunPath(InputFile):
 
     name = "run"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, str]:  # type: ignore[override]  # a pair
+    def convert(  # type: ignore[override]  # a pair
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str | None, str]:
         name, equals, path = str(value).partition("=")
         if not equals or os.path.exists(str(value)):
             name, path = "", str(value)
@@ -44,12 +46,13 @@ def command(
     \b
     Examples:
       fgvr report runs/toy > report.html
-      fgvr report ours=predictions.jsonl theirs=bird-200--finedefics.json --image-root CUB_200_2011/images -o report.html
+      fgvr report ours=predictions.jsonl theirs=finedefics.json --image-root CUB_200_2011/images -o report.html
     """
     from pathlib import Path
 
     from fgvr.errors import UsageError
-    from fgvr.report import gather, page, tables as forms
+    from fgvr.report import gather, page
+    from fgvr.report import tables as forms
 
     if job.shard is not None:
         raise UsageError("--shard makes no sense for a report; leave it out")

@@ -26,7 +26,7 @@ def gallery(material: Material, known: Categories, most: int, pictures: Pictures
         for record in run.predictions:
             replies.setdefault(record["id"], {})[run.name] = record.get("raw") or record.get("prediction")
     items, used, total = [], set(), 0
-    for run in material.runs.values():
+    for run in reversed(material.runs.values()):
         for kind in kinds(material):
             wrong = [record for record in of_kind(run, kind) if not record["correct"]]
             total += len(wrong)

@@ -155,8 +155,8 @@ const charts = {
     for (let i = 0; i < chosen.cells.length; i += 3) z[chosen.cells[i]][chosen.cells[i + 1]] = chosen.cells[i + 2] / totals[chosen.cells[i]];
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const scale = dark ? [[0, "#2a2a26"], [0.05, "#4a3326"], [0.4, "#c05a2b"], [1, "#ffd9c4"]] : [[0, "#f3efe9"], [0.05, "#f6d3bf"], [0.4, "#d9703c"], [1, "#6d1f05"]];
-    const side = Math.min(element.clientWidth, 860), few = n <= 45;
-    const ticks = count => few ? {tickvals: columns.slice(0, count).map((_, i) => i), ticktext: columns.slice(0, count)} : {showticklabels: false};
+    const side = Math.min(element.clientWidth, 860), few = n <= 45 && side > 200 + 11 * n;
+    const ticks = count => few ? {tickvals: columns.slice(0, count).map((_, i) => i), ticktext: columns.slice(0, count)} : {showticklabels: false, ticks: ""};
     draw(element, [{
       type: "heatmap", z, colorscale: scale, zmin: 0, zmax: 1, hoverongaps: false, showscale: side > 480,
       colorbar: {thickness: 10, tickformat: ".0%", outlinewidth: 0}, hoverinfo: "none", xgap: few ? 1 : 0, ygap: few ? 1 : 0,
@@ -198,7 +198,7 @@ const charts = {
   },
   training(element) {
     const traces = [], count = data.curves.length, more = {height: 300, showlegend: true, grid: {rows: 1, columns: count, pattern: "independent"}};
-    const names = [...new Set(data.curves.flatMap(curve => curve.series.map(one => one.name)))].filter(name => name !== "lr" && name !== "learning_rate");
+    const names = [...new Set(data.curves.flatMap(curve => curve.series.map(one => one.name)))];
     data.curves.forEach((curve, i) => {
       const suffix = i ? String(i + 1) : "";
       more[`xaxis${suffix}`] = axis({title: {text: `${curve.name}, step`}});
@@ -239,7 +239,7 @@ if (window.Plotly) {
 const errors = data.errors, form = $(".filters"), STEP = 12;
 let limit = STEP;
 const picture = (number, alt, path) => number === null || number === undefined
-  ? make("div", {className: "none", textContent: path ? `no image: ${path}` : "no image"})
+  ? make("div", {className: "none", textContent: "no image", title: path ?? ""})
   : make("img", {alt, loading: "lazy", src: data.images[number]});
 const line = (name, text, kind = "") => text === null || text === undefined ? null
   : make("p", {}, make("span", {className: "tag", textContent: `${name} `}), make("span", {className: kind, textContent: text}));

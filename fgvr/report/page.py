@@ -19,6 +19,9 @@ from fgvr.report.gather import Material
 from fgvr.report.pictures import Pictures
 from fgvr.report.tables import Cell, Table, word
 
+CONFUSION = "Rows are right categories, columns what was given. Drag to zoom, double-click to go back."
+MAP = "Each point an image, a name or a description; hover for its image."
+FILES = "Every file that a number above comes from, back to the images."
 POINTS = 6000  # of a map
 MAP_SIDE = 72  # pixels of a map's thumbnails
 ESCAPED = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
@@ -33,7 +36,6 @@ class Section:
     lead: str = ""
     chart: str = ""  # what a chart shows, in words
     tables: list[Table] = field(default_factory=list)
-    small: bool = False
 
 
 @dataclass
@@ -68,21 +70,18 @@ def build(material: Material, title: str, most: int, side: int, say: Callable[[s
     errors = gallery(material, known, most, pictures)
     points = _points(material, small)
     _tell(pictures, small, say)
-    probes = [table for table in scored if table.key == "probe"]
+    probes, firsts = ([table for table in scored if (table.key == "probe") == wanted] for wanted in (True, False))
     of_categories = [s for s in sections.sorted_shares(groups) if len(s["points"]) > 5]
     parts = [
-        Section("summary", "Summary", "", "Accuracy of each run with its 95 % interval", scored[: len(scored) - len(probes)]),
-        Section("categories", "By category", "", "Accuracy of every category, in rising order" * bool(of_categories), groups),
-        Section("confusion", "Confusion", "Rows are right categories, columns what was given. Drag to zoom, double-click "
-                "to go back.", "Confusion matrix" * bool(cells), [pairs] if pairs else []),
+        Section("summary", "Summary", "", "Accuracy of each run with its 95 % interval", firsts),
+        Section("categories", "By category", "", "Accuracy of every category, rising" * bool(of_categories), groups),
+        Section("confusion", "Confusion", CONFUSION, "Confusion matrix" * bool(cells), [pairs] if pairs else []),
         Section("errors", "Errors", _of(errors)),
-        Section("map", "Map", "Each point an image, a name or a description; hover for its image.",
-                "Embedding map" if points else ""),
+        Section("map", "Map", MAP, "Embedding map" * bool(points)),
         Section("probe", "Probes and alignment", "", "", probes),
         Section("training", "Training", "", "Training curves" * bool(curves), steps),
         Section("attributes", "Attributes", "", "", sections.described(material)),
-        Section("provenance", "Provenance", "Every file that a number above comes from, back to the images.", "",
-                [_provenance(material.origins)]),
+        Section("provenance", "Provenance", FILES, "", [_provenance(material.origins)]),
     ]  # fmt: skip
     data = {
         "runs": list(material.runs), "categories": [known.names[key] for key in known.ordered],
@@ -116,18 +115,20 @@ def plotly() -> str:
     if spec is None or spec.origin is None:
         return ""
     # beside the module, whose own import would take a second
-    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text("utf-8").replace("</script", "<\\/script")
+    file = Path(spec.origin).parent / "package_data" / "plotly.min.js"
+    return file.read_text("utf-8").replace("</script", "<\\/script")
 
 
 def _of(errors: dict[str, Any]) -> str:
     shown = len(errors["items"])
     every = "All" if shown == errors["total"] else f"{shown:,} of {errors['total']:,}"
-    return f"{every} wrong answers, pairs that are confused often first. Beside each: images of the category given."
+    return f"{every} wrong answers, frequent confusions first. Beside each: images of the category given."
 
 
 def _facts(material: Material, known: sections.Categories, pictures: Pictures) -> list[tuple[str, str]]:
     predictions = sum(len(run.predictions) for run in material.runs.values())
-    facts = [("runs", len(material.runs)), ("predictions", predictions), ("categories", len(known.names))]
+    runs = len(material.runs)
+    facts = [("run" if runs == 1 else "runs", runs), ("predictions", predictions), ("categories", len(known.names))]
     facts += [("images missing", len(pictures.missing))] if pictures.missing else []
     return [(name, f"{count:,}") for name, count in facts]
 
@@ -176,10 +177,10 @@ def _provenance(nodes: Sequence[Node]) -> Table:
         run = node.run or {}
         models = ", ".join(f"{m.get('name', m.get('spec', ''))} {_short(m)}".strip() for m in run.get("models", []))
         seed = run.get("seed")
+        made = f"fgvr {run['command']} {run['fgvr']}" if run else node.state or "data"
         rows.append([
-            node.name, (node.sha256 or "")[:12], f"fgvr {run['command']} {run['fgvr']}" if run else node.state or "data",
-            models, "" if seed is None else str(seed), run.get("prompt_sha256", "")[:12],
-            ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items() if name in SHOWN),
+            node.name, (node.sha256 or "")[:12], made, models, "" if seed is None else str(seed),
+            run.get("prompt_sha256", "")[:12], ", ".join(f"{n} {v}" for n, v in run.get("versions", {}).items() if n in SHOWN),
         ])  # fmt: skip
     columns = ["file", "SHA-256", "made by", "model", "seed", "prompts", "versions"]
     return Table("provenance", "Files", columns, rows, note="Hashes by their first twelve digits.")

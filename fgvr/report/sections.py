@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fgvr.answers import normalise
@@ -18,6 +19,7 @@ from fgvr.stages.score import score
 
 KINDS = ("open", "mcq", "yesno", "label", "caption")
 PAIRS = 100  # rows of the table of confused pairs, for each run and kind
+UNSHOWN = {"step", "lr"}  # of training logs
 OTHER, NONE = "(another name)", "(no answer read)"
 
 
@@ -31,7 +33,7 @@ class Categories:
         for run in material.runs.values():
             for record in run.predictions:
                 self._add(record)
-        self.labelled = bool(self.coarse)
+        self.form = "coarse group" if self.coarse else "last word of the name"
         if not self.coarse:
             self._by_last_word()
 
@@ -88,14 +90,16 @@ def summary(material: Material) -> tuple[list[Table], list[Record]]:
     asked = {kind for run in runs.values() for kind in run.predictions}
     mine = [record for record in found if record["kind"] in asked]
     plain = [r for r in mine if not set(r) & {"level", "position"}]
-    source = "; ".join(f"{run.name}: {', '.join(run.files)}" for run in material.runs.values())
+    files = {run.name: ", ".join(Path(file).name for file in run.files) for run in material.runs.values()}
+    source = "; ".join(f"{name}: {names}" for name, names in files.items())
     first = f"95 % intervals, as fgvr score finds them (docs/evaluation.md). {source}."
-    made = [
-        figures("summary", "Summary", plain, first),
-        figures("levels", "Open answers by granularity", [r for r in mine if "level" in r], "FINER's scores."),
-        figures("positions", "Positions of options", [r for r in mine if "position" in r], "Shares of choices."),
-        figures("probe", "Probes and alignment", [r for r in found if r["kind"] not in asked], "From fgvr probe."),
+    chosen = [
+        ("summary", "Summary", plain, first),
+        ("levels", "Open answers by granularity", [r for r in mine if "level" in r], "FINER's scores."),
+        ("positions", "Positions of options", [r for r in mine if "position" in r], "Shares of choices."),
+        ("probe", "Probes and alignment", [r for r in found if r["kind"] not in asked], "From fgvr probe."),
     ]
+    made = [figures(*one, only=next(iter(runs))) for one in chosen]
     return [table for table in made if table.rows], mine
 
 
@@ -113,10 +117,12 @@ def described(material: Material) -> list[Table]:
     found = [record for record in score(known) if "against" not in record]
     each = [record for record in found if "attribute" in record]
     rest = [record for record in found if "attribute" not in record]
-    return [
-        figures("attributes", "Attributes and descriptions", rest, "Of the training images' records."),
-        *([figures("attribute", "Attribute by attribute", each, "Accuracy, or bits told of the category.")] * bool(each)),
+    only = next(iter(known))
+    made = [
+        figures("attributes", "Attributes and descriptions", rest, "Of the training images' records.", only),
+        figures("attribute", "Attribute by attribute", each, "Accuracy, or bits told of the category.", only),
     ]
+    return [table for table in made if table.rows]
 
 
 # --- by category, group and granularity -------------------------------------------------------------------------------
@@ -126,7 +132,7 @@ def by(
     material: Material, kind: str, key: str, caption: str, of: Callable[[Record], str | None],
     more: Mapping[str, Mapping[str, str]] = {},
 ) -> Table | None:  # fmt: skip
-    """Accuracy for each value of `of`; of two runs or more also the last one's difference to each, on shared questions.
+    """Accuracy for each value of `of`; of several runs also the last one's difference to each, on shared questions.
 
     Args:
         more: further columns that name the row: column -> {value: text}.
@@ -172,7 +178,6 @@ def _gain(before: Mapping[str, bool], after: Mapping[str, bool]) -> Figure | Non
 def by_category(material: Material, known: Categories) -> list[Table]:
     """For each kind of question: by super-category, coarse group and category."""
     found: list[Table | None] = []
-    form = "coarse group" if known.labelled else "last word of the name"
     for kind in kinds(material):
 
         def name_of(record: Record, names: Mapping[str, str] = known.names) -> str | None:
@@ -184,7 +189,7 @@ def by_category(material: Material, known: Categories) -> list[Table]:
         groups = {known.names[key]: group for key, group in known.coarse.items()}
         found.append(granularity(material, kind, known))
         found.append(by(material, kind, "super-category", f"{kind}: accuracy by super-category", of(known.broad)))
-        found.append(by(material, kind, "group", f"{kind}: accuracy by {form}", of(known.coarse)))
+        found.append(by(material, kind, "group", f"{kind}: accuracy by {known.form}", of(known.coarse)))
         more = {"group": groups} if groups else {}
         found.append(by(material, kind, "category", f"{kind}: accuracy by category", name_of, more))
     return [table for table in found if table is not None]
@@ -192,10 +197,9 @@ def by_category(material: Material, known: Categories) -> list[Table]:
 
 def granularity(material: Material, kind: str, known: Categories) -> Table | None:
     """How many answers name the right category, one of its coarse group, one of its super-category."""
-    levels = [("category", {key: key for key in known.names}), ("coarse group", known.coarse)]
+    levels = [("category", {key: key for key in known.names})]
+    levels += [(known.form, known.coarse)] if known.coarse else []
     levels += [("super-category", known.broad)] if len(set(known.broad.values())) > 1 else []
-    if not known.coarse:
-        levels = [level for level in levels if level[0] != "coarse group"]
     runs = [run for run in material.runs.values() if of_kind(run, kind)]
     if len(levels) < 2 or not runs:
         return None
@@ -203,7 +207,7 @@ def granularity(material: Material, kind: str, known: Categories) -> Table | Non
     for level, table in levels:
         marks = [[_right_at(record, table) for record in of_kind(run, kind)] for run in runs]
         rows.append([level, *(share(found) for found in marks)])
-    note = "An answer is right at a level when it names a category of the same group; names of no known category do not."
+    note = "An answer is right at a level when it names a category of the same group."
     caption = f"{kind}: accuracy by granularity"
     return Table(f"{kind}-granularity", caption, ["level", *(run.name for run in runs)], rows, note=note)
 
@@ -228,7 +232,7 @@ def confusion(material: Material, known: Categories) -> tuple[Table | None, list
     place = {key: i for i, key in enumerate(known.ordered)}
     rows: list[list[Cell]] = []
     charts = []
-    for run in material.runs.values():
+    for run in reversed(material.runs.values()):  # the last one is what the others are compared with
         for kind in (kind for kind in kinds(material) if kind != "yesno"):
             cells: Counter[tuple[int, int]] = Counter()
             for record in of_kind(run, kind):
@@ -237,9 +241,10 @@ def confusion(material: Material, known: Categories) -> tuple[Table | None, list
                     cells[gold, gold if record["correct"] else _said(record, place)] += 1
             if not cells:
                 continue
-            charts.append({"run": run.name, "kind": kind, "cells": [n for (i, j), c in sorted(cells.items()) for n in (i, j, c)]})
+            flat = [n for (i, j), count in sorted(cells.items()) for n in (i, j, count)]
+            charts.append({"run": run.name, "kind": kind, "cells": flat})
             rows += _pairs(run.name, kind, cells, known)
-    note = f"Wrong answers only; at most {PAIRS} pairs of a run and kind. The share is of the right category's questions."
+    note = f"At most {PAIRS} pairs of a run and kind. The share is of the right category's questions."
     columns = ["run", "kind", "right", "given", "times", "share"]
     table = Table("confused", "Most confused pairs", columns, rows, heads=4, note=note) if rows else None
     return table, charts
@@ -269,7 +274,7 @@ def curves(material: Material) -> tuple[list[Table], list[dict[str, Any]]]:
         series: dict[str, tuple[list[Any], list[Any]]] = {}
         for n, step in enumerate(steps):
             for metric, value in step.items():
-                if metric != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
+                if metric not in UNSHOWN and isinstance(value, (int, float)) and not isinstance(value, bool):
                     xs, ys = series.setdefault(metric, ([], []))
                     xs.append(step.get("step", n + 1))
                     ys.append(value)

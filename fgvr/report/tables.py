@@ -113,14 +113,14 @@ def save(tables: Sequence[Table], folder: Path) -> None:
         raise FgvrError(f"cannot write --tables {folder}: {reason(error)}; name another folder") from error
 
 
-def figures(key: str, caption: str, records: Sequence[Record], note: str = "") -> Table:
-    """Metrics records: a row a metric, a column a run or a difference of runs, and n."""
+def figures(key: str, caption: str, records: Sequence[Record], note: str = "", only: str = "value") -> Table:
+    """Metrics records: a row a metric, a column a run or a difference of runs, and n. only: a single run's name."""
     rows: dict[tuple[str, str], dict[str, Figure]] = {}
     counts: dict[tuple[str, str], dict[str, None]] = {}
     columns: dict[str, None] = {}
     for record in sorted(records, key=lambda record: "against" in record):
         metric, against = record["metric"], record.get("against")
-        name = str(record.get("run", "value"))
+        name = str(record.get("run", only))
         column = name if against is None else f"{name} − {against}"
         more = (f"{word(record[field])}" for field in record if field not in PLAIN)
         row = record["kind"], ", ".join([metric if against is None else metric.removesuffix(DIFFERENCE), *more])
@@ -128,9 +128,10 @@ def figures(key: str, caption: str, records: Sequence[Record], note: str = "") -
         rows.setdefault(row, {})[column] = Figure.of(record)
         if against is None and record.get("n") is not None:
             counts.setdefault(row, {})[str(record["n"])] = None
-    body: list[list[Cell]] = [
-        [*row, *(cells.get(column) for column in columns), "/".join(counts.get(row, ()))] for row, cells in rows.items()
-    ]
+    body: list[list[Cell]] = []
+    for row, cells in rows.items():
+        n = list(counts.get(row, ()))
+        body.append([*row, *(cells.get(column) for column in columns), int(n[0]) if len(n) == 1 else "/".join(n)])
     return Table(key, caption, ["of", "metric", *columns, "n"], body, heads=2, note=note)
 
 
