@@ -180,7 +180,8 @@ def _provenance(nodes: Sequence[Node]) -> Table:
         made = f"fgvr {run['command']} {run['fgvr']}" if run else node.state or "data"
         rows.append([
             node.name, (node.sha256 or "")[:12], made, models, "" if seed is None else str(seed),
-            run.get("prompt_sha256", "")[:12], ", ".join(f"{n} {v}" for n, v in run.get("versions", {}).items() if n in SHOWN),
+            run.get("prompt_sha256", "")[:12],
+            ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items() if name in SHOWN),
         ])  # fmt: skip
     columns = ["file", "SHA-256", "made by", "model", "seed", "prompts", "versions"]
     return Table("provenance", "Files", columns, rows, note="Hashes by their first twelve digits.")
