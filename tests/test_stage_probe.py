@@ -24,18 +24,19 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 class Painter:
     """"last": the colour; "mean": the same for all images; "eos": the colour, as names of colours have it."""
 
+    vlm = None
+
     def __init__(self) -> None:
         self.about = {"name": "painter"}
-        self.calls: list[tuple[str, int]] = []
+        self.calls: list[int] = []
 
-    def objects(self, images: Sequence[Image.Image], pool: str = "eos") -> torch.Tensor:
-        self.calls.append((pool, len(images)))
+    def images(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        self.calls.append(len(images))
         rows = torch.tensor([image.getpixel((0, 0)) for image in images], dtype=torch.float32)
-        return torch.ones(len(images), 3) if pool == "mean" else rows
+        return {"output/eos": rows, "output/last": rows, "output/mean": torch.ones(len(images), 3)}
 
-    def texts(self, texts: Sequence[str], pool: str = "eos") -> torch.Tensor:
-        assert pool == "eos"
-        return torch.tensor([COLOURS[text] for text in texts], dtype=torch.float32)
+    def texts(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        return {"output/eos": torch.tensor([COLOURS[text] for text in texts], dtype=torch.float32)}
 
 
 def records(root: Path, split: str, count: int) -> list[dict]:
@@ -50,30 +51,32 @@ def records(root: Path, split: str, count: int) -> list[dict]:
     return made
 
 
-def run(train: list[dict], test: list, root: Path, batch: int = 4, vlm: Painter | None = None) -> list[dict]:
+def run(train: list[dict], test: list, root: Path, batch: int = 4, vlm: Painter | None = None, **more) -> list[dict]:
     vlm = vlm or Painter()
-    kept, of_test = probe.features(test, vlm, root, batch)
+    encode = probe.Features(vlm, root, batch)
+    kept, of_test = encode(test)
     good = [item for item in kept if not isinstance(item, Bad)]
-    return list(probe.probe(train, probe.training_features(train, vlm, root, batch), good, of_test, vlm, 0))
+    names = probe.texts(vlm, sorted({item["category"] for item in good}))
+    return list(probe.probe(train, encode.whole(train, "--train"), good, of_test, names, **more))
 
 
 def test_figures(tmp_path: Path) -> None:
     train, test = records(tmp_path, "train", 10), records(tmp_path, "test", 5)
     vlm = Painter()
     found = {(r["kind"], r["metric"], r.get("pool")): r for r in run(train, test, tmp_path, vlm=vlm)}
-    assert {name for name, _ in vlm.calls} == {"eos", "last", "mean"}
-    assert max(size for _, size in vlm.calls) <= 4
+    assert max(vlm.calls) <= 4 and sum(vlm.calls) == 46, "each image once, and one to see how wide features are"
     last, mean = found["linear probe", "accuracy", "last"], found["linear probe", "accuracy", "mean"]
     assert (last["value"], last["n"], last["high"]) == (1.0, 15, 1.0) and 0.7 < last["low"] < 1
     assert mean["value"] == pytest.approx(1 / 3), "features without information"
-    objects = vlm.objects([Image.open(tmp_path / r["image"]) for r in test])
+    objects = vlm.images([Image.open(tmp_path / r["image"]) for r in test])["output/eos"]
     categories, names = [r["category"] for r in test], sorted(COLOURS)
-    quality, _ = alignment.alignment_quality(objects, categories, names, vlm.texts(names))
+    quality, _ = alignment.alignment_quality(objects, categories, names, vlm.texts(names)["output/eos"])
     assert found["objects", "alignment quality", None]["value"] == round(quality, 4) > 0.9
     distance = alignment.inter_class_distance(objects, categories)
     assert found["objects", "inter-class distance", None]["value"] == round(distance, 4)
     assert found["names", "inter-class distance", None]["n"] == 3
-    assert found["objects", "retrieval R@1", None]["value"] == 1
+    assert found["objects", "retrieval R@1", None]["value"] == found["objects", "retrieval R@5", None]["value"] == 1
+    assert 0 < found["objects", "modality gap", None]["value"] < 0.2
     assert found["names", "retrieval R@1", None]["n"] == 3
     assert 0 < found["objects", "intra-class variance", None]["value"] < 0.1
 
@@ -110,10 +113,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FgvrError, match="one image a category"):
         run(train[::5], test, tmp_path)
     (tmp_path / test[0]["image"]).write_bytes(b"")
-    kept, _ = probe.features(test, Painter(), tmp_path, 4)
-    assert isinstance(kept[0], Bad) and kept[1:] == test[1:]
+    encode = probe.Features(Painter(), tmp_path, 4)
+    kept, found = encode(test)
+    assert isinstance(kept[0], Bad) and kept[1:] == test[1:] and len(found["output/eos"]) == len(test) - 1
     with pytest.raises(FgvrError, match="--train: test-red-0: cannot read image"):
-        probe.training_features(test, Painter(), tmp_path, 4)
+        encode.whole(test, "--train")
 
 
 def test_one_category(tmp_path: Path) -> None:
@@ -126,7 +130,7 @@ def test_one_category(tmp_path: Path) -> None:
 def test_the_command_keeps_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fgvr.cli.probe import command
 
-    monkeypatch.setattr("fgvr.models.vlm.open_vlm", lambda spec, **options: Painter())
+    monkeypatch.setattr("fgvr.models.places.open_places", lambda *given: Painter())
     monkeypatch.chdir(tmp_path)
     for split, count in (("train", 5), ("test", 3)):
         rows = records(tmp_path, split, count)
@@ -139,7 +143,7 @@ def test_the_command_keeps_features(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert Path("a/features.safetensors").read_bytes() == Path("b/features.safetensors").read_bytes()
     kept = tensors.load("a/features.safetensors")
     assert kept.ids == [row["id"] for row in rows]
-    assert {name: tuple(found.shape) for name, found in kept.tensors.items()} == dict.fromkeys(probe.POOLS, (9, 3))
+    assert {name: tuple(found.shape) for name, found in kept.tensors.items()} == dict.fromkeys(("eos", "last", "mean"), (9, 3))
     side = json.loads(Path("a/probe.jsonl.run.json").read_text())
     assert side["settings"]["features"] == "features.safetensors" and side["settings"]["seed"] == 0
     assert kept.provenance["settings"] == side["settings"]

@@ -13,7 +13,6 @@ from fgvr.analysis.rows import Rows
 from fgvr.analysis.sweep import Swept, statistics, sweep
 from fgvr.errors import FgvrError
 
-
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -84,7 +83,7 @@ def test_a_setting_alone_ends_where_it_ends_among_others(parts: tuple[torch.Tens
 
 
 def test_a_step_is_the_gradient_of_the_loss() -> None:
-    """One step from zero against autograd on the same standardised rows; Nesterov's first step is 1.9 times the rate."""
+    """One step from zero against autograd on the same standardised rows; Nesterov's first is 1.9 times the rate."""
     x, codes = world(60, width=6, kinds=3)
     index = torch.arange(60)
     found = sweep(Rows(x), codes, index, index, NAMES[:3], [0.7], [0.0], epochs=1, batch=64).probe

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = (1, 5, 10, 20, 50)
 TEMPERATURE = 0.07  # of DINO's weighted vote (Caron et al. 2021, section 4.1)
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's, two-sided
+T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's
 
 
 def knn(
@@ -78,7 +78,7 @@ def few_shot(
         fitted = [row for own in rows.values() for row in own[:shots]]
         held = [row for own in rows.values() for row in own[shots : shots + min(shots, 4)]]
         if not held:
-            raise FgvrError(f"no category has more than {shots} training images, to choose the penalty; use fewer shots")
+            raise FgvrError(f"no category has more than {shots} training images; use fewer shots")
         names = [[categories[row] for row in part] for part in (fitted, held)]
         probe = linear.fit(features[fitted], names[0], features[held], names[1])
         found.append(linear.evaluate(probe, test, test_categories).accuracy)

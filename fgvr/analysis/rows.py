@@ -53,7 +53,7 @@ class Rows:
             self.at = 8 + size + entry["data_offsets"][0]
             end = 8 + size + entry["data_offsets"][1]
         except (ValueError, KeyError, TypeError) as error:
-            raise FgvrError(f"{path}: no floating (N, D) tensor {name or 'features'!r} in it; check the file") from error
+            raise FgvrError(f"{path}: no floating (N, D) tensor {name or 'features'!r}; check the file") from error
         if path.stat().st_size < end:
             raise FgvrError(f"{path}: the file is cut short; make it anew")
         self.shape = (count, width)
@@ -108,5 +108,4 @@ def _chunks(index: Tensor) -> Iterator[tuple[int, Tensor]]:
 
     chunk = index // CHUNK
     numbers, counts = torch.unique_consecutive(chunk, return_counts=True)
-    for number, part in zip(numbers.tolist(), index.split(counts.tolist()), strict=True):
-        yield number, part
+    yield from zip(numbers.tolist(), index.split(counts.tolist()), strict=True)

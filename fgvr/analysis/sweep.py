@@ -64,8 +64,6 @@ def sweep(
         FgvrError: features are not finite or do not vary, or there is no validation row.
         ValueError: no setting, or fewer than two categories.
     """
-    import torch
-
     if not rates or not decays or len(categories) < 2:
         raise ValueError("a sweep needs a rate, a decay and two categories")
     if not len(val) or not len(train):
