@@ -40,6 +40,9 @@ class Probing:
         kept, self.of_test = self.features(items)
         self.test = list(run.checked(kept))
         of_train = self.features.whole(train, "--train")
+        for records, found in ((self.test, self.of_test), (train, of_train)):
+            for place in probe.constant(found, records):
+                run.job.say(f"features at {place} are equal for all {len(records)} images: a probe can only guess")
         chosen = None if val is None else (val, self.features.whole(val, "--val"))
         names = sorted({record["category"] for record in self.test})
         self.of_names = probe.texts(self.places, names)

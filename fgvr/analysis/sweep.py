@@ -61,7 +61,7 @@ def sweep(
         rows: (N, D). codes: (N,) places in `categories`. train, val: rising row numbers.
         epochs: passes over the training rows; one more finds their mean and deviation.
     Raises:
-        FgvrError: features are not finite or do not vary, or there is no validation row.
+        FgvrError: features are not finite, or there is no validation row.
         ValueError: no setting, or fewer than two categories.
     """
     if not rates or not decays or len(categories) < 2:
@@ -140,27 +140,23 @@ def statistics(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (D,) float64 of the rows of an index; 1 where a feature does not vary.
 
     Raises:
-        FgvrError: a value is not finite (names the row), or no feature varies.
+        FgvrError: a value is not finite (names the row).
     """
     import torch
 
-    shift, total, squares = None, 0.0, 0.0
-    for some, block in rows.groups(index, GROUP):
+    total, squares, shift = (torch.zeros(rows.shape[1], dtype=torch.float64) for _ in range(3))
+    for first, (some, block) in enumerate(rows.groups(index, GROUP)):
         bad = ~block.isfinite().all(dim=1)
         if bad.any():
             raise FgvrError(f"row {int(some[bad][0])} of the features is not finite; make features anew")
         x = block.double()
-        shift = x.mean(dim=0) if shift is None else shift  # squares of large values would lose small differences
+        shift = shift if first else x.mean(dim=0)  # squares of large values would lose small differences
         x -= shift
         total, squares = total + x.sum(dim=0), squares + (x * x).sum(dim=0)
-    assert shift is not None
     mean = total / len(index)
     scale = (squares / len(index) - mean * mean).clamp(min=0).sqrt()
     mean = mean + shift
-    varies = scale > 1e-9 * mean.abs().clamp(min=1e-30)
-    if not varies.any():
-        raise FgvrError("the features do not vary; is this the right layer and pool?")
-    return mean, torch.where(varies, scale, 1.0)
+    return mean, torch.where(scale > 1e-9 * mean.abs().clamp(min=1e-30), scale, 1.0)
 
 
 def _standard(

@@ -135,7 +135,8 @@ class Places:
         )
         states = {f"layer {n}": made.hidden_states[n] for n in self.layers}
         states |= {"output": made.last_hidden_state} if "output" in self.at else {}
-        every, found = torch.arange(len(rows), device=embeds.device), {}
+        every = torch.arange(len(rows), device=embeds.device)
+        found: dict[str, Tensor] = {}
         inner = mask.clone()
         inner[every, lengths - 1] = 0
         for place, hidden in states.items():

@@ -88,6 +88,20 @@ class Features:
         return dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
 
 
+def constant(features: Mapping[str, Tensor], records: Sequence[Record]) -> list[str]:
+    """The places whose features are equal for all records.
+
+    Raises:
+        FgvrError: features of a record are not finite.
+    """
+    for name, rows in features.items():
+        bad = ~rows.isfinite().all(dim=1)
+        if bad.any():
+            key = records[int(bad.nonzero()[0])]["id"]
+            raise FgvrError(f"{key}: features at {name} are not finite; use another --at, or a model in float32")
+    return [name for name, rows in features.items() if len(rows) > 1 and bool((rows == rows[0]).all())]
+
+
 def texts(model: Embedder, some: Sequence[str]) -> dict[str, Tensor]:
     """The features of texts."""
     import torch
@@ -178,8 +192,7 @@ def _probed(sides: _Sides, train: Sequence[Record], of_train: Tensor, which: Whi
                 yield {**_score("few-shot probe", score), "shots": shots}
         else:
             score = probes.best_test_epoch(of_train, every, sides.test, sides.categories, seed=which.seed)
-            made = _metric("linear probe", "accuracy of the best test epoch (VLMClassifier)", score.accuracy, score.n)
-            yield made
+            yield _metric("linear probe", "accuracy of the best test epoch (VLMClassifier)", score.accuracy, score.n)
 
 
 def _swept(sides: _Sides, fitted: Sequence[str], chosen: Sequence[str], seed: int) -> Record:
