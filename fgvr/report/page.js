@@ -92,10 +92,11 @@ const css = name => getComputedStyle(document.documentElement).getPropertyValue(
 const layout = more => ({
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: {color: css("--ink"), family: "system-ui,sans-serif", size: 12},
   margin: {l: 60, r: 16, t: 12, b: 44}, hoverlabel: {bgcolor: css("--card"), bordercolor: css("--line"), font: {color: css("--ink")}},
+  modebar: {bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--mark")},
   legend: {orientation: "h", y: 1.02, yanchor: "bottom", x: 0}, ...more,
 });
 const axis = more => ({gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line"), automargin: true, ...more});
-const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+const config = {displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]]};
 const box = key => $(`#chart-${key}`);
 const draw = (element, traces, more) => Plotly.react(element, traces, layout(more), config);
 const tip = $("#tip");
