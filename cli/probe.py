@@ -37,11 +37,12 @@ def command(
     variance and retrieval R@1 and R@5 between objects and names. What has a penalty to choose chooses it on --val, or
     on a fifth of each category's training images, never on test images.
 
-    --at probes other places: tower, connector, layers of the language model by number, or all of them (layers).
-    --probes adds a sweep of 52 settings, nearest neighbours and few-shot probes. --knowledge N also has the model
-    describe each category N times without an image, and probes that. --features keeps the test images' features with
-    their ids. --map writes where objects, names and `description`s lie, with a .png and a .svg beside, for
-    `fgvr report`. A CLIP has one place. Buffers the stream (records and features, not images).
+    --at probes other places: tower, connector, layers of the language model by number, or all of them (layers). A CLIP
+    has one place; so have features that are there already (--model FILE.safetensors). --probes adds a sweep of 52
+    settings, nearest neighbours and few-shot probes. --knowledge N also has the model describe each category N times
+    without an image, and probes that. --features keeps the test images' features with their ids. --map writes where
+    objects, names and `description`s lie, with a .png and a .svg beside, for `fgvr report`. Buffers the stream (records
+    and features, not images).
 
     \b
     Examples:
@@ -51,6 +52,7 @@ def command(
     """
     from fgvr.cli.probing import Probing
     from fgvr.models.places import open_places
+    from fgvr.stages.probe import Stored
 
     for option, path in (("--features", features), ("--map", drawing)):
         if path is not None:
@@ -59,7 +61,8 @@ def command(
     job.settings.pop("drawing")
     known = job.load(train, required=("image", "category"), unique=True)
     chosen = job.load(val, required=("image", "category"), unique=True) if val is not None else None
-    places = open_places(model, settings.places, settings.pools, adapter, device)
+    stored = model.endswith(".safetensors")
+    places = Stored(model) if stored else open_places(model, settings.places, settings.pools, adapter, device)
     with job.run(models=[places.about], recompute=True) as run:
         if not run.complete:
             work = Probing(places, image_root, cache, adapter, settings)

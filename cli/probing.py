@@ -26,9 +26,13 @@ class Probing:
     """
 
     def __init__(self, places: Any, root: str, cache: str | None, adapter: str | None, settings: Probe) -> None:
-        about = {"adapter": provenance.sha256_folder(adapter) if adapter else None}
         self.places, self.settings = places, settings
-        self.features = probe.Features(places, root, settings.batch_size, cache, about)
+        self.features: probe.Features | probe.Stored
+        if isinstance(places, probe.Stored):
+            self.features = places
+        else:
+            about = {"adapter": provenance.sha256_folder(adapter) if adapter else None}
+            self.features = probe.Features(places, root, settings.batch_size, cache, about)
         self.test: list[Record] = []
         self.of_test: dict[str, Tensor] = {}
         self.of_names: dict[str, Tensor] = {}

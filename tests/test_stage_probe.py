@@ -192,6 +192,27 @@ def test_features_that_say_nothing() -> None:
         probe.constant(rows, [{"id": str(n)} for n in range(3)])
 
 
+def test_features_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgvr.cli.probe import command
+
+    monkeypatch.chdir(tmp_path)
+    train, test = records(tmp_path, "train", 5), records(tmp_path, "test", 3)
+    rows = Painter().images([Image.open(r["image"]) for r in (*train, *test)])["output/eos"]
+    ids = [r["id"] for r in (*train, *test)]
+    tensors.save("all.safetensors", {"features": rows}, ids, {})
+    tensors.save("few.safetensors", {"features": rows[:-2]}, ids[:-2], {})
+    for name, some in (("train", train), ("test", test)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    words = ["--image-root", ".", "--train", "train.jsonl", "test.jsonl", "--probes", "logistic,knn", "--model"]
+    done = CliRunner().invoke(command, [*words, "all.safetensors"], catch_exceptions=False)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(r["kind"], r["value"], r["pool"]) for r in found] == [
+        ("linear probe", 1.0, "features"), ("kNN probe", 1.0, "features")
+    ]  # fmt: skip
+    with pytest.raises(FgvrError, match=r"few.safetensors: .* no row for 2 of 9 ids, the first is 'test-blue-1'"):
+        CliRunner().invoke(command, [*words, "few.safetensors"], catch_exceptions=False)
+
+
 def test_a_cache_encodes_no_image_twice(tmp_path: Path) -> None:
     train, vlm = records(tmp_path, "train", 5), Painter()
     about = {"adapter": None}

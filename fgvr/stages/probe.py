@@ -12,7 +12,7 @@ from fgvr.analysis.linear import Score
 from fgvr.errors import FgvrError
 from fgvr.metrics import wilson
 from fgvr.records import Record
-from fgvr.stream import Item
+from fgvr.stream import Bad, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -86,6 +86,32 @@ class Features:
         if not len(rows):
             return {}
         return dict(zip(self.widths, rows.split(list(self.widths.values()), dim=1), strict=True))
+
+
+class Stored:
+    """Features that were made elsewhere, in place of a model: FILE.safetensors (fgvr.features.load), by record id."""
+
+    vlm = None
+
+    def __init__(self, names: str) -> None:
+        from fgvr.features import load
+        from fgvr.provenance import describe
+
+        self.names, self.found = names, load(names)
+        self.about = {"features": [describe(name) for name in names.split(",")]}
+
+    def texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        return {}
+
+    def __call__(self, items: Iterable[Item]) -> tuple[list[Item], dict[str, Tensor]]:
+        kept = list(items)
+        return kept, self.whole([item for item in kept if not isinstance(item, Bad)], "input")
+
+    def whole(self, records: Sequence[Record], option: str) -> dict[str, Tensor]:
+        """Raises FgvrError when a record has no features."""
+        from fgvr.features import of
+
+        return {"output/features": of(self.found, records, f"{option}: {self.names}")}
 
 
 def constant(features: Mapping[str, Tensor], records: Sequence[Record]) -> list[str]:
