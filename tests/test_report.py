@@ -300,6 +300,21 @@ def test_two_files_of_one_name_need_names(folder: Path) -> None:
     assert rows[0][2:5] == ["a", "b", "b − a"]
 
 
+def test_names_of_runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """One folder: before, after; two: with their names; a folder with one evaluation: its name."""
+    other = tmp_path_factory.mktemp("other")
+    write_jsonl(other / "predictions.jsonl", predictions(1.0))
+    file = folder / "predictions.jsonl"
+
+    def names(*runs: tuple[str | None, Path]) -> list[str]:
+        return [name for name, path, _ in gather.runs_of([(n, str(p)) for n, p in runs]) if "probe" not in path.name]
+
+    assert names((None, folder)) == ["before", "after"]
+    assert names((None, folder), (None, other)) == [f"{folder.name} before", f"{folder.name} after", other.name]
+    assert names(("x", folder), ("y", other)) == ["x before", "x after", "y"]
+    assert names((None, folder), (None, file)) == ["before", "after", "predictions"]
+
+
 def test_the_shared_results(shared: Path, tmp_path: Path) -> None:
     """Finedefics on 200 birds: its own accuracy, and a page below 20 MB."""
     file = shared / "reference" / "finedefics" / "results" / "bird-200--finedefics.json"

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fgvr.answers import normalise
 from fgvr.records import Record
 from fgvr.report.gather import Material
 from fgvr.report.pictures import Pictures
-from fgvr.report.sections import Categories, kinds, of_kind, own
+from fgvr.report.sections import Categories, key_of, kinds, of_kind, own
 from fgvr.report.tables import word
 
 EXAMPLES = 3  # images of the category that one was taken for
@@ -31,7 +30,7 @@ def gallery(material: Material, known: Categories, most: int, pictures: Pictures
             wrong = [record for record in of_kind(run, kind) if not record["correct"]]
             total += len(wrong)
             for record in _in_turn(wrong, most):
-                gold, said = _key(own(record)), _key(record.get("prediction"))
+                gold, said = key_of(own(record)), key_of(record.get("prediction"))
                 used |= {gold, said}
                 others = [[n, r] for n, r in replies[record["id"]].items() if n != run.name]
                 items.append({
@@ -46,15 +45,11 @@ def gallery(material: Material, known: Categories, most: int, pictures: Pictures
             "attributes": {key: profiles[key] for key in used if key in profiles}}  # fmt: skip
 
 
-def _key(name: Any) -> str:
-    return (normalise(name) or name) if isinstance(name, str) else ""
-
-
 def _in_turn(wrong: list[Record], most: int) -> list[Record]:
     """One error of each confused pair, the most frequent pair first, then another of each, and so on."""
     pairs: dict[tuple[str, str], deque[Record]] = {}
     for record in wrong:
-        pairs.setdefault((_key(own(record)), _key(record.get("prediction"))), deque()).append(record)
+        pairs.setdefault((key_of(own(record)), key_of(record.get("prediction"))), deque()).append(record)
     waiting = sorted(pairs.values(), key=len, reverse=True)
     found: list[Record] = []
     while waiting and len(found) < most:
@@ -76,7 +71,7 @@ def _examples(material: Material) -> dict[str, list[tuple[Path | None, str]]]:
     for record, root in _sources(material):
         name, image = own(record), record.get("image")
         if name is not None and isinstance(image, str) and root is not None:
-            places = found.setdefault(_key(name), [])
+            places = found.setdefault(key_of(name), [])
             if len(places) < EXAMPLES and (root, image) not in places:
                 places.append((root, image))
     return found
@@ -88,7 +83,7 @@ def _profiles(material: Material) -> dict[str, dict[str, str]]:
     for record, _ in _sources(material):
         told, name = record.get("attributes_true") or record.get("attributes"), own(record)
         if isinstance(told, dict) and name is not None:
-            mine = counts.setdefault(_key(name), {})
+            mine = counts.setdefault(key_of(name), {})
             for attribute, value in told.items():
                 if len(str(value)) <= 60:  # a general description is no attribute
                     mine.setdefault(attribute, Counter())[str(value)] += 1

@@ -58,10 +58,14 @@ def runs_of(named: Sequence[tuple[str | None, str]]) -> list[tuple[str, Path, Pa
     """
     folders = [path for _, path in named if Path(path).is_dir()]
     found: list[tuple[str, Path, Path | None]] = []
+    unnamed: dict[str, Path] = {}
     for given, path in named:
         place = Path(path)
         if not place.is_dir():
-            found.append((given or place.name.partition(".")[0], place, None))
+            name = given or place.name.partition(".")[0]
+            if given is None and unnamed.setdefault(name, place) is not place:
+                raise FgvrError(f"{unnamed[name]} and {place} are both called {name!r}; name them: NAME={place}")
+            found.append((name, place, None))
             continue
         files = sorted(place.glob("predictions*.jsonl"), reverse=True)
         if not files:
@@ -74,12 +78,6 @@ def runs_of(named: Sequence[tuple[str | None, str]]) -> list[tuple[str, Path, Pa
             probed = place / file.name.replace("predictions", "probe", 1)
             if probed.exists():
                 found.append((name, probed, place))
-    origins: dict[str, Path | None] = {}
-    unnamed = {name for (name, _, folder), (given, _) in zip(found, named, strict=False) if not given and not folder}
-    for name, file, _ in found:
-        if name in unnamed and name in origins:
-            raise FgvrError(f"{origins[name]} and {file} are both called {name!r}; name them: NAME={file}")
-        origins[name] = file
     return found
 
 

@@ -177,7 +177,7 @@ def _provenance(nodes: Sequence[Node]) -> Table:
         run = node.run or {}
         models = ", ".join(f"{m.get('name', m.get('spec', ''))} {_short(m)}".strip() for m in run.get("models", []))
         seed = run.get("seed")
-        made = f"fgvr {run['command']} {run['fgvr']}" if run else node.state or "data"
+        made = f"fgvr {run['command']} {run['fgvr']} {node.state}".strip() if run else node.state or "data"
         rows.append([
             node.name, (node.sha256 or "")[:12], made, models, "" if seed is None else str(seed),
             run.get("prompt_sha256", "")[:12],

@@ -41,7 +41,7 @@ class Categories:
         name = own(record)
         if name is None:
             return
-        key = normalise(name) or name
+        key = key_of(name)
         self.names.setdefault(key, word(name))
         labels = record.get("labels")
         coarse = labels.get("coarse") if isinstance(labels, dict) else None
@@ -181,10 +181,10 @@ def by_category(material: Material, known: Categories) -> list[Table]:
     for kind in kinds(material):
 
         def name_of(record: Record, names: Mapping[str, str] = known.names) -> str | None:
-            return names.get(_key(own(record)))
+            return names.get(key_of(own(record)))
 
         def of(table: Mapping[str, str]) -> Callable[[Record], str | None]:
-            return lambda record: table.get(_key(own(record)))
+            return lambda record: table.get(key_of(own(record)))
 
         groups = {known.names[key]: group for key, group in known.coarse.items()}
         found.append(granularity(material, kind, known))
@@ -215,11 +215,12 @@ def granularity(material: Material, kind: str, known: Categories) -> Table | Non
 def _right_at(record: Record, group: Mapping[str, str]) -> bool:
     if record["correct"]:
         return True
-    said, gold = group.get(_key(record.get("prediction"))), group.get(_key(own(record)))
+    said, gold = group.get(key_of(record.get("prediction"))), group.get(key_of(own(record)))
     return said is not None and said == gold
 
 
-def _key(name: Any) -> str:
+def key_of(name: Any) -> str:
+    """What equal names have in common; "" of no name."""
     return (normalise(name) or name) if isinstance(name, str) else ""
 
 
@@ -236,7 +237,7 @@ def confusion(material: Material, known: Categories) -> tuple[Table | None, list
         for kind in (kind for kind in kinds(material) if kind != "yesno"):
             cells: Counter[tuple[int, int]] = Counter()
             for record in of_kind(run, kind):
-                gold = place.get(_key(own(record)))
+                gold = place.get(key_of(own(record)))
                 if gold is not None:
                     cells[gold, gold if record["correct"] else _said(record, place)] += 1
             if not cells:
@@ -252,7 +253,7 @@ def confusion(material: Material, known: Categories) -> tuple[Table | None, list
 
 def _said(record: Record, place: Mapping[str, int]) -> int:
     prediction = record.get("prediction")
-    return len(place) + 1 if prediction is None else place.get(_key(prediction), len(place))
+    return len(place) + 1 if prediction is None else place.get(key_of(prediction), len(place))
 
 
 def _pairs(run: str, kind: str, cells: Mapping[tuple[int, int], int], known: Categories) -> list[list[Cell]]:
