@@ -113,7 +113,7 @@ def load(
             faulty.add((fault.record or {}).get("id"))
             list(checked([fault]))
         run.predictions = [record for record in run.predictions if record["id"] not in faulty]
-        material.origins.append(_origin(file))
+        material.origins.append(_origin(file, sources[file]))
     for folder in dict.fromkeys(folder for _, _, folder in found if folder):
         name = folder.resolve().name
         for what, path in beside(folder).items():
@@ -152,11 +152,9 @@ def lines(source: Source) -> list[Record]:
     return found
 
 
-def _origin(file: Path) -> Node:
+def _origin(file: Path, source: Source) -> Node:
     """How a file was made; of one without a run record only its hash."""
-    from fgvr.provenance import digest_of
-
     try:
         return trace(file)
     except FgvrError:
-        return Node(file.name, digest_of(file), "no run record: evaluated elsewhere", file)
+        return Node(file.name, source.digest(), "no run record: evaluated elsewhere", file)
