@@ -129,7 +129,7 @@ stage.probe          = probe --model $(MODEL) $(seed) $(PROBE_OPTIONS)
 stage.score          = score $(SCORE_OPTIONS)
 STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions tune eval probe score
 
-RUNNING := $(filter all $(RUN)/%,$(or $(MAKECMDGOALS),all))
+RUNNING := $(filter all report $(RUN)/%,$(or $(MAKECMDGOALS),all))
 ifneq ($(RUNNING),)
 $(if $(strip $(RUN)),,$(error RUN is empty or /; name a folder for the results))
 $(foreach v,RUN MODEL LLM VQA ENCODER,$(if $(word 2,$($v)),$(error $v may not contain spaces: '$($v)')))
@@ -148,12 +148,18 @@ FORCE:
 # the rows that `make all` prints; the table has many more
 SHOWN := '^ |^open +exact match|^(mcq|attributes|description) +([a-z]+ )?accuracy  |^linear|quality|retrieval'
 
-.PHONY: all setup test lint docs bench lock toy-models clean help FORCE
+.PHONY: all report setup test lint docs bench lock toy-models clean help FORCE
 
 ## install if need be, run the whole chain on DATASET and print the result
 all: $(RUN)/table.txt $(if $(strip $(VAL_SPLIT)),$(RUN)/val.jsonl)
 	@grep -E $(SHOWN) $< || cat $<
 	@echo 'all figures: $<; files: $(RUN)'
+
+## one page about the run: charts, confusion, errors, provenance
+report: $(RUN)/report.html
+
+$(RUN)/report.html: $(RUN)/metrics.jsonl | $(SETUP)
+	$(FGVR) report -o $@ $(RUN)
 
 $(RUN)/train.jsonl $(RUN)/val.jsonl $(RUN)/test.jsonl: $(RUN)/%.jsonl: $(RUN)/.settings/% | $(SETUP)
 	$(FGVR) $(stage.$*) $(call resume,$@)

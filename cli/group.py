@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "Answer questions with a model.",
     "score": "Turn predictions into metrics.",
     "probe": "Fit a linear probe on a model's object features.",
+    "report": "Show runs on one page: figures, confusion, errors, provenance.",
     "convert": "Turn records into other tools' training files, or back.",
     "provenance": "Print how a file was made, back to the images.",
 }

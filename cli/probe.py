@@ -1,4 +1,4 @@
-"""`fgvr probe`: object features to metrics."""
+"""`fgvr probe`: features to metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import click
 
-from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
+from fgvr.cli.options import How, InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.provenance import portable
@@ -19,59 +19,60 @@ from fgvr.settings import Probe
 @adapter
 @image_root
 @click.option("--train", type=InputFile(), required=True, metavar="FILE", help="Records of the training images.")
+@click.option("--val", type=InputFile(), metavar="FILE", help="Records that choose. [default: a fifth of --train]")
 @click.option("--features", type=click.Path(), metavar="FILE", help="Also write the object features, as safetensors.")
+@click.option("--map", "drawing", type=click.Path(), metavar="FILE", help="Also lay out the features in the plane.")
+@click.option("--cache", cls=How, type=click.Path(), metavar="DIR", help="Keep features there; encode no image twice.")
 @device
 @settings(Probe)
 def command(
-    job: Job,
-    model: str,
-    adapter: str | None,
-    image_root: str,
-    train: str,
-    features: str | None,
-    device: str,
-    settings: Probe,
-) -> None:
+    job: Job, model: str, adapter: str | None, image_root: str, train: str, val: str | None, features: str | None,
+    drawing: str | None, cache: str | None, device: str, settings: Probe,
+) -> None:  # fmt: skip
     """Fit a linear probe on a model's object features.
 
     Reads the test images' records (image, category) and writes metrics records: the accuracy of a linear probe
     fitted on --train, on the features of the last object token and on their mean; and, of the embeddings that
-    alignment is about, alignment quality with the category names, inter-class distance, intra-class variance and
-    retrieval R@1 between objects and names. A fifth of each category's training images chooses the probe's penalty.
-    --features keeps the test images' features with their ids. Buffers the stream (records and features, not images).
+    alignment is about, alignment quality with the category names, modality gap, inter-class distance, intra-class
+    variance and retrieval R@1 and R@5 between objects and names. What has a penalty to choose chooses it on --val, or
+    on a fifth of each category's training images, never on test images.
+
+    --at probes other places: tower, connector, layers of the language model by number, or all of them (layers). A CLIP
+    has one place; so have features that are there already (--model FILE.safetensors). --probes adds a sweep of 52
+    settings, nearest neighbours and few-shot probes. --knowledge N also has the model describe each category N times
+    without an image, and probes that. --features keeps the test images' features with their ids. --map writes where
+    objects, names and `description`s lie, with a .png and a .svg beside, for `fgvr report`. Buffers the stream (records
+    and features, not images).
 
     \b
     Examples:
       fgvr probe --model examples/toy/vlm --image-root images --train train.jsonl < test.jsonl
-      fgvr probe --model examples/toy/vlm --adapter runs/toy/tune --image-root images --train train.jsonl test.jsonl |
-        fgvr score --table
+      fgvr probe --model examples/toy/vlm --at tower,connector,layers --image-root images --train train.jsonl \\
+        test.jsonl | fgvr score --table
     """
-    from fgvr.models.vlm import open_vlm
-    from fgvr.stages import probe
+    from fgvr.cli.probing import Probing
+    from fgvr.models.places import open_places
+    from fgvr.stages.probe import Stored
 
-    if features is not None:
-        _check(features, job)
-        job.settings["features"] = portable(features, job.output)
+    for option, path in (("--features", features), ("--map", drawing)):
+        if path is not None:
+            _check(option, path, job)
+            job.settings[option[2:]] = portable(path, job.output)
+    job.settings.pop("drawing")
     known = job.load(train, required=("image", "category"), unique=True)
-    vlm = open_vlm(model, adapter=adapter, device=device)
-    with job.run(models=[vlm.about], recompute=True) as run:
-        if run.complete:
-            return
-        items = job.progress(run.read(required=("image", "category")))
-        kept, of_test = probe.features(items, vlm, image_root, settings.batch_size)
-        test = list(run.checked(kept))
-        of_train = probe.training_features(known, vlm, image_root, settings.batch_size)
-        metrics = list(probe.probe(known, of_train, test, of_test, vlm, settings.seed))
-        if features is not None:
-            from fgvr import tensors
-
-            tensors.save(features, of_test, [record["id"] for record in test], run.record())
-        run.write(metrics)
+    chosen = job.load(val, required=("image", "category"), unique=True) if val is not None else None
+    stored = model.endswith(".safetensors")
+    places = Stored(model) if stored else open_places(model, settings.places, settings.pools, adapter, device)
+    with job.run(models=[places.about], recompute=True) as run:
+        if not run.complete:
+            work = Probing(places, image_root, cache, adapter, settings)
+            run.write(work.metrics(run, known, chosen))
+            work.keep(run, features, drawing)
 
 
-def _check(features: str, job: Job) -> None:
+def _check(option: str, path: str, job: Job) -> None:
     """Refuse a place that cannot be written before anything is computed."""
-    if not os.path.isdir(os.path.dirname(os.path.realpath(features))):
-        raise UsageError(f"--features {features}: there is no such folder; make it first")
-    if job.output is not None and os.path.realpath(features) == os.path.realpath(job.output):
-        raise UsageError(f"--features and -o are both {features}; name two files")
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        raise UsageError(f"{option} {path}: there is no such folder; make it first")
+    if job.output is not None and os.path.realpath(path) == os.path.realpath(job.output):
+        raise UsageError(f"{option} and -o are both {path}; name two files")

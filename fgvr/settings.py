@@ -19,6 +19,15 @@ def option(default: Any, help: str, *, how: bool = False, choices: tuple[str, ..
     return field(default=default, metadata={"help": help, "how": how, "choices": choices})
 
 
+POOLS = ("eos", "last", "mean", "cls")
+PROBES = ("logistic", "sweep", "knn", "few-shot", "best-epoch")
+
+
+def listed(text: str) -> list[str]:
+    """The words of a list with commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
 def between(name: str, value: float, low: float, high: float = float("inf")) -> None:
     if not low <= value <= high:
         span = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
@@ -333,10 +342,60 @@ class Score:
 
 @dataclass(frozen=True)
 class Probe:
-    """Linear probe and alignment quality."""
+    """Probes and alignment quality."""
 
+    at: str = option("output", "Where, with commas: tower, connector, output, layers, or layers' numbers.")
+    pool: str = option("eos,last,mean", "Of which tokens, with commas: eos, last, mean, cls.")
+    probes: str = option("logistic", "Which, with commas: logistic, sweep, knn, few-shot, best-epoch.")
+    shots: str = option("1,2,4,8,16", "Training images a category of few-shot probes, with commas.")
+    seeds: int = option(3, "Draws of each few-shot probe.")
+    knowledge: int = option(0, "Descriptions drawn of each category, to be probed.")
+    max_new_tokens: int = option(128, "Longest description, in tokens.")
+    map_method: str = option("tsne", "How --map lays out.", choices=("tsne", "umap", "pca"))
     batch_size: int = option(8, "Images encoded at once.", how=True)
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
         between("batch_size", self.batch_size, 1)
+        between("seeds", self.seeds, 1)
+        between("max_new_tokens", self.max_new_tokens, 1)
+        between("knowledge", self.knowledge, 0)
+        if 0 < self.knowledge < 4:
+            raise ValueError(f"--knowledge must be 0 or at least 4, halves to train and to test, got {self.knowledge}")
+        for name, known in (("pool", POOLS), ("probes", PROBES)):
+            given = listed(getattr(self, name))
+            if not given or not set(given) <= set(known):
+                raise ValueError(f"--{name} must name some of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not all(word.isdigit() and int(word) for word in listed(self.shots)):
+            raise ValueError(f"--shots must be numbers from 1 with commas between them, got {self.shots!r}")
+
+    @property
+    def places(self) -> list[str]:
+        return listed(self.at)
+
+    @property
+    def pools(self) -> list[str]:
+        return listed(self.pool)
+
+    @property
+    def which(self) -> list[str]:
+        return listed(self.probes)
+
+    @property
+    def shot_counts(self) -> list[int]:
+        return [int(word) for word in listed(self.shots)]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page about runs."""
+
+    title: str = option("fgvr report", "Title of the page.")
+    errors_shown: int = option(200, "Wrong answers shown of each run and kind of question.")
+    thumbnail_px: int = option(160, "Longer side of the errors' images, in pixels.")
+    parser: str | None = option(None, "Read the replies of choices anew, as in `fgvr score`.", choices=PARSERS)
+    latex: bool = option(False, "Write the tables as LaTeX, not a page.")
+
+    def __post_init__(self) -> None:
+        between("errors_shown", self.errors_shown, 0)
+        between("thumbnail_px", self.thumbnail_px, 16, 1024)

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from fgvr.analysis.alignment import alignment_quality, inter_class_distance, intra_class_variance, retrieval_at_1
+from fgvr.analysis.alignment import alignment_quality, inter_class_distance, intra_class_variance, retrieval
 from fgvr.errors import FgvrError
 
 
@@ -103,30 +103,30 @@ def test_retrieval_equals_a_loop(seed):
     for q, kind in zip(plain(queries), KINDS, strict=True):
         best = max(range(6), key=lambda j: dot(q, plain(keys)[j]))
         right += key_kinds[best] == kind
-    assert retrieval_at_1(queries, KINDS, keys, key_kinds) == pytest.approx(right / 9)
+    assert retrieval(queries, KINDS, keys, key_kinds) == pytest.approx(right / 9)
 
 
 def test_retrieval_where_everything_is_far_away():
     keys = torch.tensor([[-1.0, 0.1], [-1.0, 0.5]])
-    assert retrieval_at_1(torch.tensor([[1.0, 0.0]]), ["b"], keys, ["a", "b"]) == 1
-    assert retrieval_at_1(torch.tensor([[1.0, 0.0]]), ["a"], keys, ["a", "b"]) == 0
+    assert retrieval(torch.tensor([[1.0, 0.0]]), ["b"], keys, ["a", "b"]) == 1
+    assert retrieval(torch.tensor([[1.0, 0.0]]), ["a"], keys, ["a", "b"]) == 0
 
 
 def test_retrieval_counts_a_tie_with_a_wrong_key_as_a_miss():
     query = torch.tensor([[1.0, 1.0]])
-    assert retrieval_at_1(query, ["a"], torch.eye(2), ["a", "b"]) == 0
-    assert retrieval_at_1(query, ["b"], torch.eye(2), ["a", "b"]) == 0
-    assert retrieval_at_1(query, ["a"], torch.eye(2), ["a", "a"]) == 1
-    assert retrieval_at_1(torch.ones(4, 2), list("abab"), torch.ones(2, 2), ["a", "b"]) == 0
+    assert retrieval(query, ["a"], torch.eye(2), ["a", "b"]) == 0
+    assert retrieval(query, ["b"], torch.eye(2), ["a", "b"]) == 0
+    assert retrieval(query, ["a"], torch.eye(2), ["a", "a"]) == 1
+    assert retrieval(torch.ones(4, 2), list("abab"), torch.ones(2, 2), ["a", "b"]) == 0
 
 
 def test_retrieval_in_blocks(monkeypatch):
     queries, keys = features(9, 3, 1), features(3, 3, 7)
-    whole = retrieval_at_1(queries, KINDS, keys, NAMES)
+    whole = retrieval(queries, KINDS, keys, NAMES)
     assert whole > 2 / 9
     for block in (1, 2, 4):
         monkeypatch.setattr("fgvr.analysis.alignment.BLOCK", block)
-        assert retrieval_at_1(queries, KINDS, keys, NAMES) == whole
+        assert retrieval(queries, KINDS, keys, NAMES) == whole
 
 
 def test_wrong_arguments_are_refused():
@@ -134,7 +134,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(FgvrError, match="1 categories have no name to compare with, the first is 'auk'"):
         alignment_quality(x, KINDS, NAMES[:2], features(2))
     with pytest.raises(FgvrError, match="no name to compare with"):
-        retrieval_at_1(x, KINDS, features(1), ["crow"])
+        retrieval(x, KINDS, features(1), ["crow"])
     with pytest.raises(ValueError, match="unique"):
         alignment_quality(x, KINDS, [*NAMES, "auk"], features(4))
     with pytest.raises(ValueError, match="for 3 categories"):

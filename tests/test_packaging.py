@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parent.parent
+CODE = {".py", ".html", ".css", ".js"}  # the last three: the report's page
 SETUP = configparser.ConfigParser()
 SETUP.read(TOP / "setup.cfg")
 
@@ -40,7 +41,8 @@ def test_the_wheel_holds_fgvr_and_nothing_else(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     code = {name for name in names if ".dist-info/" not in name}
     assert {name.partition("/")[0] for name in code} == {"fgvr"}
-    there = {f"fgvr/{path.relative_to(TOP / 'fgvr').as_posix()}" for path in (TOP / "fgvr").rglob("*.py")}
+    files = [path for path in (TOP / "fgvr").rglob("*.*") if path.suffix in CODE]
+    there = {f"fgvr/{path.relative_to(TOP / 'fgvr').as_posix()}" for path in files}
     assert code == there | {f"fgvr/cli/{path.name}" for path in (TOP / "cli").glob("*.py")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

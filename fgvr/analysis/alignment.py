@@ -83,14 +83,21 @@ def intra_class_variance(features: Tensor, categories: Sequence[str]) -> float:
     return max(0.0, 1 - (centres * centres).sum(dim=1).mean().item())
 
 
-def retrieval_at_1(
-    queries: Tensor, query_categories: Sequence[str], keys: Tensor, key_categories: Sequence[str]
+def modality_gap(objects: Tensor, name_features: Tensor) -> float:
+    """Distance between the mean unit object and the mean unit name, in [0, 2] (Liang et al. 2022, section 2)."""
+    from fgvr.topk import unit
+
+    return float((unit(objects).mean(dim=0) - unit(name_features).mean(dim=0)).norm())
+
+
+def retrieval(
+    queries: Tensor, query_categories: Sequence[str], keys: Tensor, key_categories: Sequence[str], k: int = 1
 ) -> float:
-    """R@1: share of queries whose most similar key is of their own category, in [0, 1].
+    """R@k: share of queries that have a key of their own category among their k most similar, in [0, 1].
 
     Objects as queries and names as keys ask whether an object finds its name among all; the other way round, whether a
-    name finds an object of its kind. A key of another category that is just as similar makes it a miss, so equal
-    features score 0.
+    name finds an object of its kind. A key of another category that is just as similar stands before it, so equal
+    features score 0 (with more than k keys of other categories).
 
     Raises:
         FgvrError: a query category that no key has. ValueError: shapes disagree, no query, a row without direction.
@@ -103,8 +110,8 @@ def retrieval_at_1(
         cosine = x[start : start + BLOCK] @ y.T
         own = codes[start : start + BLOCK, None] == key_codes[None, :]
         best_own = cosine.masked_fill(~own, -2.0).amax(dim=1)
-        best_other = cosine.masked_fill(own, -2.0).amax(dim=1)
-        right += int((best_own > best_other).sum())
+        before = (cosine.masked_fill(own, -2.0) >= best_own[:, None]).sum(dim=1)
+        right += int((before < k).sum())
     return right / len(x)
 
 
