@@ -156,7 +156,7 @@ def _document(label: str, data: bytes, shape: str, form: str | None) -> tuple[li
     if not isinstance(rows, list):
         raise FgvrError(f"{label}: a JSON document without predictions; {KNOWN}")
     if not rows:
-        raise FgvrError(f"{label}: no predictions in it; {KNOWN}")
+        raise FgvrError(f"{label}: no predictions in it; name the right --format: {KNOWN}")
     return rows, form or _form(label, rows[0]), own
 
 
@@ -193,7 +193,7 @@ def _csv(label: str, text: str, delimiter: str) -> list[Any]:
     except csv.Error as error:
         raise FgvrError(f"{label}: not a readable table ({error}); {KNOWN}") from error
     if not rows:
-        raise FgvrError(f"{label}: no predictions in it; {KNOWN}")
+        raise FgvrError(f"{label}: no predictions in it; name the right --format: {KNOWN}")
     return rows
 
 
@@ -208,7 +208,7 @@ def _some(label: str, items: Iterable[Item]) -> Iterator[Item]:
         some = True
         yield item
     if not some:
-        raise FgvrError(f"{label}: no line `index | prediction | gold` in it; {KNOWN}")
+        raise FgvrError(f"{label}: no line `index | prediction | gold` in it; name the right --format: {KNOWN}")
 
 
 def _own(record: Record, parser: str | None) -> list[Record]:
