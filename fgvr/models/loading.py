@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -74,8 +75,8 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
 
 
-def load_model(auto: Any, name: str, revision: str | None, device: torch.device) -> torch.nn.Module:
-    """The model of an Auto class in evaluation mode on `device`.
+def load_model(auto: Any, name: str, revision: str | None, device: torch.device, **more: Any) -> torch.nn.Module:
+    """The model of an Auto class in evaluation mode on `device`; `more` goes to from_pretrained.
 
     Raises:
         FgvrError: a pickle, missing or misfitting weights, an unknown architecture, no such model.
@@ -84,7 +85,7 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
         check_folder(name)
     quiet()
     model, report = from_pretrained(
-        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True
+        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True, **more
     )
     missing = sorted(report["missing_keys"])
     misfit = [str(key) for key in report.get("mismatched_keys") or []]
@@ -95,7 +96,57 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
             else f"{len(misfit)} weights have another shape"
         )
         raise FgvrError(f"model {name}: {what}; the weights do not belong to this config")
-    return model.to(device).eval()
+    return model.eval() if "quantization_config" in more else model.to(device).eval()
+
+
+def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, decoder: str) -> torch.nn.Module:
+    """The same with the linear layers of the language model in NF4, double quantised (QLoRA, arXiv:2305.14314, section
+    3), and everything else, vision tower, connector and output layer, in 16 bits on a GPU and 32 on a CPU.
+
+    Args:
+        decoder: dotted name of the language model.
+    Raises:
+        FgvrError: as load_model does; or bitsandbytes did not quantise exactly those layers.
+    """
+    from transformers import AutoConfig, BitsAndBytesConfig
+
+    dtype = pick_dtype(device)
+    with torch.device("meta"):
+        plain = auto.from_config(from_pretrained(AutoConfig, name, revision))
+    wanted = {path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)}
+    wanted = {path for path in wanted if path.startswith(decoder + ".")}
+    others = [path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear) and path not in wanted]
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=others,  # whole names: short ones are ignored in nested models
+    )
+    model = load_model(auto, name, revision, device, quantization_config=four_bits, device_map={"": device})
+    found = {path for path, layer in model.named_modules() if type(layer).__name__ == "Linear4bit"}
+    others_as_they_are = all(
+        parameter.dtype == dtype for path, parameter in model.named_parameters() if path.rpartition(".")[0] not in found
+    )
+    if found != wanted or not others_as_they_are:
+        raise FgvrError(f"model {name}: bitsandbytes quantised {len(found)} layers, not the {len(wanted)} of {decoder}")
+    for path in found:
+        # on CPUs with AVX512-BF16 the first forward in evaluation mode would repack the weights for a kernel without
+        # backward: wrong gradients from then on, a wrong merge, a crash where a width is no multiple of 32
+        model.get_submodule(path).support_avx512bf16_for_cpu = False
+    return model
+
+
+@torch.no_grad()
+def through_nf4(decoder: torch.nn.Module) -> None:
+    """Replace the weights of a language model's linear layers by what NF4 makes of them: the base that an adapter
+    trained with --quantise nf4 has learnt on."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for layer in decoder.modules():
+        if isinstance(layer, torch.nn.Linear):
+            packed, state = quantize_4bit(layer.weight.data, quant_type="nf4", compress_statistics=True)
+            layer.weight.copy_(dequantize_4bit(packed, state).to(layer.weight))
 
 
 def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
@@ -108,9 +159,11 @@ def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
     return {**found, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
+def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, Any]) -> Any:
     """`model` as a PeftModel with the LoRA weights of an align or tune folder.
 
+    Args:
+        about: of the model.
     Raises:
         FgvrError: no adapter there, a pickle, or an adapter of another model.
     """
@@ -118,6 +171,7 @@ def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
     from safetensors import safe_open
 
     check_folder(adapter, "adapter_config.json")
+    check_base(adapter, about)
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
@@ -127,3 +181,36 @@ def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
     if stored != set(get_peft_model_state_dict(wrapped)):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
     return wrapped
+
+
+def trained_on(adapter: str) -> dict[str, Any]:
+    """What an adapter folder says of its base: name, and sha256 or revision, dtype and quantised where fgvr made it.
+
+    Raises:
+        FgvrError: its adapter_config.json is no JSON object.
+    """
+    from safetensors import safe_open
+
+    try:
+        name = json.loads(Path(adapter, "adapter_config.json").read_text())["base_model_name_or_path"]
+        with safe_open(Path(adapter, "adapter_model.safetensors"), "pt") as file:
+            record = json.loads((file.metadata() or {}).get("fgvr", "{}"))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise FgvrError(f"adapter {adapter}: cannot be read ({first_line(error)}); copy it anew") from error
+    return next(iter(record.get("models", [])), {"name": name or ""})
+
+
+def check_base(adapter: str, about: dict[str, Any]) -> None:
+    """Raise FgvrError unless the adapter was trained on this model: equal weights where both are known, else equal
+    names (of a folder and a hub id, their last part)."""
+    theirs = trained_on(adapter)
+    digests = [of.get("sha256") for of in (theirs, about)]
+    if all(digests):
+        same = digests[0] == digests[1]
+    else:
+        same = not theirs["name"] or Path(theirs["name"]).name == Path(about["name"]).name
+    if not same:
+        shown = [f"{of['name']!r}" + (f" ({of['sha256'][:8]})" if all(digests) else "") for of in (theirs, about)]
+        raise FgvrError(
+            f"adapter {adapter}: was trained on another model, {shown[0]}, not on {shown[1]}; name that one as --model"
+        )
