@@ -257,7 +257,7 @@ class Vlm:
         Args:
             ids, mask: (N, T), right-padded.
             features: of each row's image, for the image tokens among `ids`; none: rows of text.
-            replies: (N, T) bool, the tokens that are no part of what a `prefix` family reads in both directions.
+            replies: (N, T) bool, the tokens that a `prefix` family reads causally; all unless given.
         Raises:
             FgvrError: a row has another number of image tokens than features.
         """
@@ -273,9 +273,8 @@ class Vlm:
             if None not in grids:
                 more["image_grid_thw"] = torch.tensor(grids, device=self.device)
                 more["mm_token_type_ids"] = image.int()
-            if self.parts.prefix:
-                assert replies is not None
-                more["token_type_ids"] = (replies | (mask == 0)).long()
+        if self.parts.prefix:  # without it PaliGemma would read a row in both directions, but not where it is padded
+            more["token_type_ids"] = (torch.ones_like(ids) if replies is None else replies | (mask == 0)).long()
         return self.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **more).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
