@@ -95,8 +95,8 @@ QWEN_TOWER, MERGER = "model.visual.patch_embed model.visual.blocks", "model.visu
 # model itself gives from pixels, in value and loss (tests/test_training_families.py)
 PARTS = {
     "idefics2": Parts(*PERCEIVER, text_expands=True, joined=True),
-    "idefics3": Parts(*PERCEIVER),
-    "smolvlm": Parts(*PERCEIVER),
+    "idefics3": Parts(*PERCEIVER, joined=True),
+    "smolvlm": Parts(*PERCEIVER, joined=True),
     "llava": Parts(*PROJECTOR),
     "llava_next": Parts(*PROJECTOR),
     "llava_onevision": Parts(*PROJECTOR),

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from fgvr import provenance
 from fgvr.errors import FgvrError, UsageError
+from fgvr.models import split_spec
 
 # `import peft` imports bitsandbytes, which warns about optional kernels on every CPU
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -73,6 +74,17 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
         raise FgvrError(f"model {name}: {first_line(error)}; install what it asks for") from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
+
+
+def own_dtype(spec: str) -> torch.dtype:
+    """The precision in which a vision-language model's weights are stored, as its config says; float32 if it does
+    not."""
+    from transformers import AutoConfig
+
+    _, name, revision = split_spec(spec, {"hf": ""}, "hf")
+    config = from_pretrained(AutoConfig, name, revision)
+    stored = config.dtype or config.get_text_config().dtype or torch.float32
+    return getattr(torch, str(stored).removeprefix("torch."))
 
 
 def load_model(auto: Any, name: str, revision: str | None, device: torch.device, **more: Any) -> torch.nn.Module:

@@ -15,8 +15,10 @@ both directions, reads the object tokens so, and what follows on them (as all te
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +130,16 @@ class Vlm:
     @property
     def image_token_id(self) -> int:
         return self.model.config.image_token_id
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its processor as transformers loads them, chat template and all."""
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        mask = os.umask(0)
+        os.umask(mask)
+        for path in folder.iterdir():  # the library's files are for their owner alone
+            if path.is_file():
+                path.chmod(0o666 & ~mask)
 
     # --- text ---
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from fgvr.errors import UsageError
 from fgvr.models.vlm import Vlm
+from fgvr.settings import Training
 
 # --train -> the parts that get adapters
 TRAINED = {
@@ -39,6 +40,19 @@ def targets(vlm: Vlm, train: str = "adapter") -> str:
         alike = {re.sub(r"(^|(?<=\\\.))\d+(?=\\\.)", r"\\d+", re.escape(path)) for path in paths}
         found.append(rf"{re.escape(root)}\.({'|'.join(sorted(alike))})")
     return "|".join(found)
+
+
+def prepare(vlm: Vlm, settings: Training) -> None:
+    """Make trainable what `settings.train` names: in a new adapter, or in the one that the model came with."""
+    from transformers import set_seed
+
+    if vlm.peft is None:
+        set_seed(settings.seed)  # the adapter's first weights
+        add_adapter(vlm, settings.rank, settings.alpha, settings.dropout, settings.train, settings.dora)
+    else:
+        go_on_training(vlm, settings.train)
+    if settings.gradient_checkpointing:
+        checkpoint_layers(vlm)
 
 
 def add_adapter(
@@ -96,7 +110,10 @@ def checkpoint_layers(vlm: Vlm) -> None:
     """Keep only the inputs of the language model's layers for the backward pass and compute the rest again: gradient
     checkpointing of the language model alone. The library's own switch would also hook the tower's embeddings, and
     back-propagate through the frozen tower."""
-    vlm.part("decoder").activation_checkpointing_enable({"use_reentrant": False})
+    decoder: Any = vlm.part("decoder")
+    # the name up to transformers 5.20 comes second
+    enable = getattr(decoder, "activation_checkpointing_enable", None) or decoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def trained(vlm: Vlm) -> dict[str, Any]:
