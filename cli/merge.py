@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from fgvr.cli.options import InputFile, InputFolder, device, model, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import Merge
+
+if TYPE_CHECKING:
+    from fgvr.models.vlm import Vlm
 
 
 @click.command("merge")
@@ -49,14 +54,15 @@ def command(
     sample = job.load(records, required=("image",)) if records is not None else []
     trained = "dequantised" if "quantised" in loading.trained_on(adapter) else "original"
     base = settings.base or trained
-    vlm = open_vlm(model, adapter, device)
-    with job.run(models=[vlm.about]) as going:
+    opened = [open_vlm(model, adapter, device)]
+
+    def load() -> Vlm:
+        return opened.pop() if opened else open_vlm(model, adapter, device)
+
+    with job.run(models=[opened[0].about]) as going:
         if going.complete:
             return
-        del vlm
-        merged, errors = merge(
-            lambda: open_vlm(model, adapter, device), trained, base, loading.own_dtype(model), sample, image_root or ""
-        )
+        merged, errors = merge(load, trained, base, loading.own_dtype(model), sample, image_root or "")
         merged.save(going.folder)
         going.summary = {"base": base, "output_error": {kind: round(error, 8) for kind, error in errors.items()}}
         for kind, error in errors.items():

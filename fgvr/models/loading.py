@@ -155,8 +155,8 @@ def through_nf4(decoder: torch.nn.Module) -> None:
     trained with --quantise nf4 has learnt on."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    for layer in decoder.modules():
-        if isinstance(layer, torch.nn.Linear):
+    for path, layer in decoder.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "lora_" not in path:
             packed, state = quantize_4bit(layer.weight.data, quant_type="nf4", compress_statistics=True)
             layer.weight.copy_(dequantize_4bit(packed, state).to(layer.weight))
 

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fgvr.errors import FgvrError
@@ -132,9 +133,18 @@ class Vlm:
         return self.model.config.image_token_id
 
     def save(self, folder: Path) -> None:
-        """Write the model and its processor as transformers loads them, chat template and all."""
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """Write the model and its processor as transformers loads them, chat template and all.
+
+        Raises:
+            OSError, with the folder's name; FgvrError: it cannot be written.
+        """
+        try:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(error.filename or folder)) from error
+        except SafetensorError as error:
+            raise FgvrError(f"cannot write {folder}: {loading.first_line(error)}; make room and run again") from error
         mask = os.umask(0)
         os.umask(mask)
         for path in folder.iterdir():  # the library's files are for their owner alone

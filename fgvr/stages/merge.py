@@ -37,7 +37,7 @@ def merge(
         dtype: of the merged weights.
         records: samples to measure on; a question's answer, or a description, is what is said of its image.
     Returns:
-        The merged model; and for `base`, and for the other one too where the adapter learnt in 4 bits, the relative
+        The merged model, in `dtype`; and for `base`, and for the other one too where the adapter learnt in 4 bits, the relative
         output error |y - y'| / |y|, y the logits of the reply tokens with adapter and trained base apart (Frobenius).
     """
 
@@ -47,7 +47,7 @@ def merge(
             loading.through_nf4(vlm.part("decoder"))
         return vlm
 
-    wanted = _outputs(opened(trained), records, image_root)
+    wanted = _outputs(opened(trained), records, image_root) if records else []
     both = [kind for kind in BASES if kind != base and records and trained == "dequantised"]
     errors: dict[str, float] = {}
     for kind in (*both, base):
@@ -56,6 +56,7 @@ def merge(
         if records:
             found = _outputs(vlm, records, image_root)
             errors[kind] = _norm(a - b for a, b in zip(found, wanted, strict=True)) / _norm(wanted)
+    vlm.model.to(dtype)
     return vlm, errors
 
 
