@@ -125,15 +125,14 @@ def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, d
     dtype = pick_dtype(device)
     with torch.device("meta"):
         plain = auto.from_config(from_pretrained(AutoConfig, name, revision))
-    wanted = {path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)}
-    wanted = {path for path in wanted if path.startswith(decoder + ".")}
-    others = [path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear) and path not in wanted]
+    linear = [path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)]
+    wanted = {path for path in linear if path.startswith(f"{decoder}.")}
     four_bits = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=others,  # whole names: short ones are ignored in nested models
+        llm_int8_skip_modules=sorted({*linear} - wanted),  # whole names: short ones are ignored in nested models
     )
     model = load_model(auto, name, revision, device, quantization_config=four_bits, device_map={"": device})
     found = {path for path, layer in model.named_modules() if type(layer).__name__ == "Linear4bit"}
@@ -145,7 +144,8 @@ def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, d
     for path in found:
         # on CPUs with AVX512-BF16 the first forward in evaluation mode would repack the weights for a kernel without
         # backward: wrong gradients from then on, a wrong merge, a crash where a width is no multiple of 32
-        model.get_submodule(path).support_avx512bf16_for_cpu = False
+        layer: Any = model.get_submodule(path)
+        layer.support_avx512bf16_for_cpu = False
     return model
 
 

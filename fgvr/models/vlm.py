@@ -236,7 +236,7 @@ class Vlm:
             raise FgvrError(_mismatch(counts[0], len(flat) // len(counts)))
         found = list(flat.split(counts))
         for feature, sight in zip(found, sights, strict=True):
-            feature.sight = sight  # type: ignore[attr-defined]
+            feature.sight = sight
         return found
 
     def sight(self, feature: Tensor) -> Sight:
@@ -289,8 +289,10 @@ class Vlm:
             image = self._counted(ids, features)
             width = self.model.get_input_embeddings().weight.shape[1]
             own, *deep = torch.cat(list(features)).split(width, -1)
-            seen = SimpleNamespace(pooler_output=own if self.parts.joined else [own], deepstack_features=[[x] for x in deep])
-            more["mm_encoder_outputs"] = {"image": seen}
+            pooled, deepstack = own if self.parts.joined else [own], [[x] for x in deep]
+            more["mm_encoder_outputs"] = {
+                "image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
+            }
             grids = [self.sight(feature).grid for feature in features]
             if None not in grids:
                 more["image_grid_thw"] = torch.tensor(grids, device=self.device)
@@ -371,7 +373,7 @@ def _without_grad(module: nn.Module) -> Callable[[], None]:
     def undo() -> None:
         del module.forward  # an instance attribute; the class keeps its own
         if before is not None:
-            module.forward = before  # type: ignore[method-assign]
+            module.forward = before
 
-    module.forward = without_grad  # type: ignore[method-assign]
+    module.forward = without_grad
     return undo

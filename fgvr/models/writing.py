@@ -39,7 +39,7 @@ class Writer:
     def __init__(self, config: Any, processor: Any) -> None:
         self.processor, self.tokenizer = processor, processor.tokenizer
         kind, text_config = config.model_type, config.get_text_config()
-        self.image_token_id = getattr(config, "image_token_id", None)
+        self.image_token_id: int = getattr(config, "image_token_id", -1)
         self.family = FAMILIES.get(kind, Family(kind))
         self.expands = kind in PARTS and PARTS[kind].text_expands
         templated = getattr(processor, "chat_template", None) is not None

@@ -37,8 +37,9 @@ def merge(
         dtype: of the merged weights.
         records: samples to measure on; a question's answer, or a description, is what is said of its image.
     Returns:
-        The merged model, in `dtype`; and for `base`, and for the other one too where the adapter learnt in 4 bits, the relative
-        output error |y - y'| / |y|, y the logits of the reply tokens with adapter and trained base apart (Frobenius).
+        The merged model, in `dtype`; and for `base`, and for the other one too where the adapter learnt in 4 bits, the
+        relative output error |y - y'| / |y| (Frobenius), y the logits of the reply tokens with adapter and trained base
+        apart.
     """
 
     def opened(kind: str) -> Vlm:
