@@ -206,7 +206,7 @@ class Training:
     rank: int = option(8, "Rank of a new adapter.")
     alpha: int = option(8, "Scale of a new adapter: its update counts alpha / rank.")
     dropout: float = option(0.2, "Share of a new adapter's inputs dropped in training.")
-    dora: bool = option(False, "A new adapter also learns the length of each weight's columns (DoRA).")
+    dora: bool = option(False, "A new adapter also learns the length of each row of a weight (DoRA).")
     quantise: str = option(
         "none", "Keep the language model's weights in 4 bits (QLoRA, double quantised).", choices=("none", "nf4")
     )

@@ -174,6 +174,37 @@ def test_the_command(base: Callable[[str], str], tmp_path: Path, sample: list[di
     assert "sample records have images; give --image-root" in str(missing.exception)
 
 
+def test_what_training_leaves_for_merge(
+    base: Callable[[str], str], tmp_path: Path, sample: list[dict[str, Any]]
+) -> None:
+    """--train full leaves a model, with the tower as it was; --quantise nf4 an adapter that names its base so."""
+    source = procs.write_jsonl(tmp_path / "questions.jsonl", [
+        {"id": r["id"], "image": r["image"], "kind": "open", "question": "Which?", "answer": "Wren"} for r in sample
+    ])  # fmt: skip
+    options = ["--device", "cpu", *["--batch-size", "2", "--epochs", "2", "--lr", "0.01", "--warmup-steps", "0"]]
+
+    def tuned(*more: str) -> str:
+        out = tmp_path / "-".join(more).strip("-")
+        argv = ["tune", "--model", base("llava"), "--image-root", str(tmp_path), *options, *more, "-o", str(out)]
+        ended = CliRunner().invoke(cli, [*argv, str(source)])
+        assert (ended.exit_code, ended.exception) == (0, None)
+        losses = [entry["loss"] for entry in procs.read_jsonl(out / "log.jsonl")]
+        assert len(losses) == 4 and losses[-1] < losses[0]
+        return str(out)
+
+    whole, plain = open_vlm(tuned("--train", "full"), device="cpu"), open_vlm(base("llava"), device="cpu")
+    moved = {n for (n, a), b in zip(whole.model.named_parameters(), plain.model.parameters(), strict=True)
+             if not torch.equal(a, b)}  # fmt: skip
+    assert moved and not any(name.startswith("model.vision_tower.") for name in moved)
+    assert {name.split(".")[1] for name in moved} >= {"multi_modal_projector", "language_model"}
+    adapter = tuned("--quantise", "nf4", "--gradient-checkpointing")
+    assert loading.trained_on(adapter)["quantised"] == "nf4"
+    out = str(tmp_path / "merged")
+    ended = CliRunner().invoke(cli, ["merge", "--model", base("llava"), "--adapter", adapter, "-o", out])
+    assert ended.exit_code == 0
+    assert json.loads(Path(f"{out}.run.json").read_text())["summary"]["base"] == "dequantised"
+
+
 # --- adapters that do not belong ---
 
 

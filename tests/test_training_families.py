@@ -214,6 +214,12 @@ def test_dora_learns_magnitudes_too(folders: Callable[[str], str]) -> None:
     assert magnitudes and all(p.grad is not None and p.grad.abs().max() > 0 for p in magnitudes)
 
 
+def test_dora_on_a_row_of_zeros(toy_vlm: Path) -> None:
+    """It would divide by zero; the embedded model has such rows."""
+    with pytest.raises(UsageError, match=r"--dora cannot scale the rows of zeros that model.text_model.layers.0"):
+        add_adapter(open_vlm(str(toy_vlm), device="cpu"), 2, 2, 0.0, dora=True)
+
+
 def test_an_adapter_goes_on_in_one_part(folders: Callable[[str], str]) -> None:
     vlm = open_vlm(folders("idefics2"), device="cpu")
     add_adapter(vlm, 2, 2, 0.0)

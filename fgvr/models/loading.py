@@ -182,7 +182,6 @@ def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, A
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    check_folder(adapter, "adapter_config.json")
     check_base(adapter, about)
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
@@ -199,10 +198,13 @@ def trained_on(adapter: str) -> dict[str, Any]:
     """What an adapter folder says of its base: name, and sha256 or revision, dtype and quantised where fgvr made it.
 
     Raises:
-        FgvrError: its adapter_config.json is no JSON object.
+        FgvrError: it is none, or damaged.
     """
     from safetensors import safe_open
 
+    if not Path(adapter, "adapter_config.json").exists():
+        raise FgvrError(f"adapter {adapter}: has no adapter_config.json; name a folder that align or tune wrote")
+    check_folder(adapter, "adapter_config.json")
     try:
         name = json.loads(Path(adapter, "adapter_config.json").read_text())["base_model_name_or_path"]
         with safe_open(Path(adapter, "adapter_model.safetensors"), "pt") as file:

@@ -65,9 +65,9 @@ def add_adapter(
         alpha: the update is scaled by alpha / rank (Finedefics: 8).
         dropout: share of inputs dropped before A, in [0, 1).
         train: a key of TRAINED; "full" puts no adapter in and makes all weights but the tower's trainable.
-        dora: also learn the length of each weight's columns (DoRA, arXiv:2402.09353, Eq 5).
+        dora: also learn the length of each row of a weight, of (out, in) (DoRA, arXiv:2402.09353, Eq 5).
     Raises:
-        UsageError: "full" on weights in 4 bits.
+        UsageError: "full" on weights in 4 bits; DoRA on a weight with a row of zeros.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -86,6 +86,10 @@ def add_adapter(
         use_dora=dora,
     )
     vlm.peft = get_peft_model(vlm.model, config)
+    zero = [name for name, scale in trained(vlm).items() if "lora_magnitude" in name and (scale == 0).any()]
+    if zero:
+        layer = zero[0].partition(".lora_magnitude")[0]
+        raise UsageError(f"--dora cannot scale the rows of zeros that {layer} has; leave it out")
     # no path of this machine in the adapter
     vlm.peft.peft_config["default"].base_model_name_or_path = vlm.about["name"]
 
