@@ -18,6 +18,7 @@ COMMANDS = {
     "align": "Stage I: align objects, descriptions and category names by contrast.",
     "questions": "Build open-set and multiple-choice questions.",
     "tune": "Stage II: instruction tuning on open-set and multiple-choice questions.",
+    "merge": "Merge an adapter into its base: a model folder of its own.",
     "eval": "Answer questions with a model.",
     "score": "Turn predictions into metrics.",
     "probe": "Fit a linear probe on a model's object features.",

@@ -30,15 +30,11 @@ def run(
 ) -> None:
     """Train `objective(vlm)` on the records of `job` and commit the adapter folder."""
     from fgvr.models.vlm import open_vlm
-    from fgvr.training.adapters import add_adapter
+    from fgvr.training.adapters import prepare
     from fgvr.training.trainer import Recipe, save_adapter, train
 
-    vlm = open_vlm(model, adapter, device, trainable=True)
-    if vlm.peft is None:
-        from transformers import set_seed
-
-        set_seed(settings.seed)  # the adapter's first weights
-        add_adapter(vlm, settings.rank, settings.alpha, settings.dropout)
+    vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
+    prepare(vlm, settings)
     with job.run(models=[vlm.about]) as going:
         if going.complete:
             return
@@ -49,6 +45,8 @@ def run(
         train(vlm, records, objective(vlm), recipe, going.folder, _progress(), going.resumed)
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
+        if vlm.writer.cut:
+            job.say(f"{len(vlm.writer.cut)} texts were longer than the model's context and were cut at a sentence")
 
 
 def _readable(items: Iterator[Item], image_root: str) -> Iterator[Item]:

@@ -209,9 +209,24 @@ class Training:
     warmup_steps: int = option(60, "Steps of warm-up.")
     weight_decay: float = option(0.01, "AdamW's weight decay.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0: not at all.")
+    train: str = option(
+        "adapter", "Adapters on connector and language model or on one of them; or all weights but the tower's.",
+        choices=("adapter", "connector", "language-model", "full"),
+    )  # fmt: skip
     rank: int = option(8, "Rank of a new adapter.")
     alpha: int = option(8, "Scale of a new adapter: its update counts alpha / rank.")
     dropout: float = option(0.2, "Share of a new adapter's inputs dropped in training.")
+    dora: bool = option(False, "A new adapter also learns the length of each row of a weight (DoRA).")
+    quantise: str = option(
+        "none", "Keep the language model's weights in 4 bits (QLoRA, double quantised).", choices=("none", "nf4")
+    )
+    optimiser: str = option(
+        "adamw_torch_fused", "As transformers names it.",
+        choices=("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+    )  # fmt: skip
+    gradient_checkpointing: bool = option(
+        False, "Compute the language model's layers again in the backward pass: less memory, more time.", how=True
+    )
     save_steps: int = option(60, "Steps between checkpoints.", how=True)
     seed: int = option(0, "Seed of order, dropout and first weights.")
 
@@ -221,6 +236,8 @@ class Training:
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             between(name, getattr(self, name), 0)
         between("dropout", self.dropout, 0, 0.99)
+        if self.train == "full" and (self.dora or self.quantise != "none"):
+            raise ValueError("--train full has no adapter and needs whole weights; leave out --dora and --quantise")
         for name in ("epochs", "lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive, got {getattr(self, name)}")
@@ -258,6 +275,17 @@ class Tune(Training):
         super().__post_init__()
         if self.micro_batch is not None:
             between("micro_batch", self.micro_batch, 1)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """An adapter into its base."""
+
+    base: str | None = option(
+        None,
+        "The base as it is, or as NF4 makes it. [default: as the adapter was trained]",
+        choices=("original", "dequantised"),
+    )
 
 
 @dataclass(frozen=True)

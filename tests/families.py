@@ -184,7 +184,7 @@ def _qwen(name: str, kind: str, tokens: Any, vision: dict[str, Any], **more: Any
     config = getattr(t, f"{name}Config")(
         vision_config={"depth": 2, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": 2,
                        "temporal_patch_size": 2, **vision},
-        text_config=text(tokens, rope_parameters={"rope_type": "default", "rope_theta": 10000.0,
+        text_config=text(tokens, num_hidden_layers=3, rope_parameters={"rope_type": "default", "rope_theta": 10000.0,
                                                   "mrope_section": [2, 1, 1], **more}),
         image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
     )  # fmt: skip

@@ -6,6 +6,7 @@ A command enters with one line in ROWS. All tests below run for it, as real proc
 from __future__ import annotations
 
 import fcntl
+import functools
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ import os
 import random
 import shlex
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +63,7 @@ class Row:
         required: the first field that the command asks for; "" when it asks for none.
         to_folder: -o names a folder.
         count: input records; few for a command with a model.
+        before: puts what the options name into the folder of a command without input.
         private: it is one of tests/private.py.
     """
 
@@ -73,6 +76,7 @@ class Row:
     to_folder: bool = False
     count: int = 24
     private: bool = False
+    before: Callable[[Path], None] = lambda folder: None
 
     def argv(self, folder: Path, *more: str | Path) -> list[str]:
         options = shlex.split(self.options.format(dir=folder, root=ROOT))
@@ -90,6 +94,7 @@ class Row:
         if self.make is None:
             if not (folder / "img").exists():
                 images(folder, count or self.count)
+                self.before(folder)
             return None
         return write_jsonl(folder / name, self.make(folder, count or self.count))
 
@@ -126,6 +131,31 @@ def mined(folder: Path, count: int) -> list[dict]:
     return [
         {**r, "negatives": [{k: triples[n - 1][k] for k in keys} | {"similarity": 0.5}]} for n, r in enumerate(triples)
     ]
+
+
+@functools.cache
+def adapter() -> dict[str, bytes]:
+    """The files of an adapter of the embedded model."""
+    import torch
+
+    from fgvr.models.vlm import open_vlm
+    from fgvr.training.adapters import add_adapter, trained
+    from fgvr.training.trainer import save_adapter
+
+    vlm = open_vlm(str(ROOT / "examples" / "toy" / "vlm"), device="cpu")
+    torch.manual_seed(0)
+    add_adapter(vlm, 2, 2, 0.0)
+    for parameter in trained(vlm).values():
+        torch.nn.init.normal_(parameter, std=0.02)
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(vlm, Path(folder), {})
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def adapted(folder: Path) -> None:
+    (folder / "adapter").mkdir()
+    for name, data in adapter().items():
+        (folder / "adapter" / name).write_bytes(data)
 
 
 def asked(folder: Path, count: int) -> list[dict]:
@@ -169,6 +199,8 @@ ROWS = [
     Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),
     Row("align", f"{VLM} {SEES} {TRAIN}", mined, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
     Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
+    Row("merge", f"{VLM} --adapter {{dir}}/adapter", None, ("--base dequantised", "--base"), keeps=False,
+        to_folder=True, before=adapted),
     Row("eval", f"{VLM} {SEES}", asked, SHORT, required="image", count=8),
     Row("convert", "--to llava", described, ("--to trl", "--to"), keeps=False),
     Row("score", "--by category", judged, ("--by superclass", "--by"), keeps=False),
@@ -181,8 +213,9 @@ OTHERS = {"provenance", "report"}
 def rows(*wanted: str) -> pytest.MarkDecorator:
     """Parametrise over the rows that have all the wanted properties ("!x": that lack x)."""
     chosen = [row for row in ROWS if all(bool(getattr(row, w.lstrip("!"))) != w.startswith("!") for w in wanted)]
-    cases = [  # align takes many seconds, and the way of tune
-        pytest.param(row, id=row.name.replace(" ", "-"), marks=[pytest.mark.slow] if row.name == "align" else [])
+    slow = {"align", "merge"}  # align takes many seconds, and the way of tune; merge has tests of its own
+    cases = [
+        pytest.param(row, id=row.name.replace(" ", "-"), marks=[pytest.mark.slow] if row.name in slow else [])
         for row in chosen
     ]
     return pytest.mark.parametrize("row", cases)
@@ -367,7 +400,7 @@ def kills(*wanted: str) -> pytest.MarkDecorator:
         if all(bool(getattr(row, name)) for name in wanted):
             chosen = list(KILLS)[len(row.name) % len(KILLS)]
             for name, (signum, status) in KILLS.items():
-                marks = [pytest.mark.slow] if row.models and name != chosen else []
+                marks = [pytest.mark.slow] if row.models and (name != chosen or row.name == "merge") else []
                 cases.append(pytest.param(row, signum, status, id=f"{row.name.replace(' ', '-')}-{name}", marks=marks))
     return pytest.mark.parametrize(("row", "signum", "status"), cases)
 

@@ -3,6 +3,7 @@ here."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,9 +16,9 @@ from PIL import Image
 from fgvr.datasets import toy
 from fgvr.errors import FgvrError
 from fgvr.models import open_answerer
-from fgvr.models import vlm as vlm_module
 from fgvr.models.base import Ask
-from fgvr.models.vlm import Parts, Vlm, open_vlm
+from fgvr.models.families import PARTS
+from fgvr.models.vlm import Vlm, open_vlm
 
 
 def birds(count: int, size: int = 96) -> list[Image.Image]:
@@ -173,8 +174,7 @@ def test_shared_images_are_encoded_once_with_equal_replies(toy_vlm: Path, monkey
     )
     once = answerer.reply(asks, 8)
     assert sum(encoded) == 2
-    whole = vlm_module.PARTS["idefics2"]
-    answerer.vlm.parts = Parts(whole.tower, whole.connector, whole.decoder, text_expands=False)
+    answerer.vlm.parts = dataclasses.replace(PARTS["idefics2"], text_expands=False)
     assert answerer.reply(asks, 8) == once
     assert [answerer.reply([ask], 8)[0] for ask in asks] == once
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fgvr.errors import FgvrError
 from fgvr.models import loading, shared_prefix
 from fgvr.models.base import Ask, Said
-from fgvr.models.families import BY_LANGUAGE_MODEL, FAMILIES, Family, Format
+from fgvr.models.families import FAMILIES
 from fgvr.models.generating import replies
 from fgvr.models.vlm import Vlm
 
@@ -41,17 +41,13 @@ class VlmAnswerer:
     def __init__(self, vlm: Vlm) -> None:
         self.vlm, self.about, self.model = vlm, vlm.about, vlm.model
         kind = vlm.model.config.model_type
-        self.family = FAMILIES.get(kind, Family(kind))
+        self.family, self.plain = vlm.family, vlm.writer.plain
         self.shares = kind in FAMILIES and not _encodes(self.model)
-        self.plain: Format | None = None
-        if getattr(vlm.processor, "chat_template", None) is None:
-            language_model = vlm.model.config.get_text_config().model_type
-            self.plain = self.family.plain or (BY_LANGUAGE_MODEL.get(language_model) if kind in FAMILIES else None)
-            if self.plain is None:
-                raise FgvrError(
-                    f"model {vlm.about['name']}: has no chat template and is of no known family ({kind}); copy its "
-                    "chat_template file there"
-                )
+        if self.plain is None and getattr(vlm.processor, "chat_template", None) is None:
+            raise FgvrError(
+                f"model {vlm.about['name']}: has no chat template and is of no known family ({kind}); copy its "
+                "chat_template file there"
+            )
         # before a reply that follows on the prompt; else behind, where an encoder's relative positions do not see it
         vlm.tokenizer.padding_side = "right" if _encodes(self.model) else "left"
         if vlm.tokenizer.pad_token_id is None:
@@ -227,16 +223,7 @@ class VlmAnswerer:
     # --- prompts ---
 
     def _chat(self, question: str, reply: str | None, with_image: bool) -> str:
-        if self.plain is None:
-            return self.vlm.chat([(question, reply)], with_image)
-        mark = self.vlm.processor.image_token if with_image and self.family.marked else ""
-        asked, replied = self.plain
-        if not mark:
-            asked = asked.replace("{image}\n", "")
-        text = asked.format(image=mark, question=question)
-        if reply is None:
-            return text
-        return text + self.family.closing + replied.format(reply=reply, end=self.vlm.tokenizer.eos_token)
+        return self.vlm.chat([(question, reply)], with_image)
 
     def _options(self, prompt: str) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompt)}

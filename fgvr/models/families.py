@@ -1,5 +1,6 @@
-"""What differs between families of vision-language models when they answer. One row each; what a row does not say is
-the same for all: the processor writes the image's tokens into the prompt, the chat template writes the conversation.
+"""What differs between families of vision-language models when they answer and when they are taken apart. One row each;
+what a row does not say is the same for all: the processor writes the image's tokens into the prompt, the chat template
+writes the conversation.
 """
 
 from __future__ import annotations
@@ -59,4 +60,51 @@ FAMILIES = {
     "instructblip": Family(
         "InstructBLIP", ("{question}", " {reply}{end}"), language_model="language_model", marked=False
     ),
+}
+
+
+def plain_format(kind: str, language_model: str) -> Format | None:
+    """The conversation of a model of a known family that has no chat template; None: there is none."""
+    return FAMILIES[kind].plain or BY_LANGUAGE_MODEL.get(language_model) if kind in FAMILIES else None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where a family keeps its parts, and how it takes features.
+
+    tower, connector, decoder: dotted names below the model; several, apart by spaces, where one module holds both
+        tower and connector.
+    text_expands: the processor writes out the image tokens of a text without being given the image, so that many
+        questions on one image prepare it once.
+    joined: the model takes the features of a batch as one tensor, not as a list.
+    prefix: question and image are read in both directions, the reply in one.
+    """
+
+    tower: str
+    connector: str
+    decoder: str
+    text_expands: bool = False
+    joined: bool = False
+    prefix: bool = False
+
+
+PROJECTOR = ("model.vision_tower", "model.multi_modal_projector", "model.language_model")
+PERCEIVER = ("model.vision_model", "model.connector", "model.text_model")
+QWEN_TOWER, MERGER = "model.visual.patch_embed model.visual.blocks", "model.visual.merger"
+# model_type -> parts: the families that align, tune and probe take. In each, features put into a prompt give what the
+# model itself gives from pixels, in value and loss (tests/test_training_families.py)
+PARTS = {
+    "idefics2": Parts(*PERCEIVER, text_expands=True, joined=True),
+    "idefics3": Parts(*PERCEIVER, joined=True),
+    "smolvlm": Parts(*PERCEIVER, joined=True),
+    "llava": Parts(*PROJECTOR),
+    "llava_next": Parts(*PROJECTOR),
+    "llava_onevision": Parts(*PROJECTOR),
+    "qwen2_vl": Parts(QWEN_TOWER, MERGER, PROJECTOR[2]),
+    "qwen2_5_vl": Parts(QWEN_TOWER, MERGER, PROJECTOR[2]),
+    "qwen3_vl": Parts(
+        f"{QWEN_TOWER} model.visual.pos_embed", f"{MERGER} model.visual.deepstack_merger_list", PROJECTOR[2]
+    ),
+    "paligemma": Parts(*PROJECTOR, joined=True, prefix=True),
+    "internvl": Parts(*PROJECTOR, joined=True),
 }

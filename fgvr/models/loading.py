@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 
 from fgvr import provenance
 from fgvr.errors import FgvrError, UsageError
+from fgvr.models import split_spec
 
 # `import peft` imports bitsandbytes, which warns about optional kernels on every CPU
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -106,8 +108,19 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
         raise unopened(name, error) from error
 
 
-def load_model(auto: Any, name: str, revision: str | None, device: torch.device) -> torch.nn.Module:
-    """The model of an Auto class in evaluation mode on `device`.
+def own_dtype(spec: str) -> torch.dtype:
+    """The precision in which a vision-language model's weights are stored, as its config says; float32 if it does
+    not."""
+    from transformers import AutoConfig
+
+    _, name, revision = split_spec(spec, {"hf": ""}, "hf")
+    config = from_pretrained(AutoConfig, name, revision)
+    stored = config.dtype or config.get_text_config().dtype or torch.float32
+    return getattr(torch, str(stored).removeprefix("torch."))
+
+
+def load_model(auto: Any, name: str, revision: str | None, device: torch.device, **more: Any) -> torch.nn.Module:
+    """The model of an Auto class in evaluation mode on `device`; `more` goes to from_pretrained.
 
     Raises:
         FgvrError: a pickle, missing or misfitting weights, an unknown architecture, no such model.
@@ -116,7 +129,7 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
         check_folder(name)
     quiet()
     model, report = from_pretrained(
-        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True
+        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True, **more
     )
     missing = sorted(report["missing_keys"])
     misfit = [str(key) for key in report.get("mismatched_keys") or []]
@@ -127,7 +140,57 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
             else f"{len(misfit)} weights have another shape"
         )
         raise FgvrError(f"model {name}: {what}; the weights do not belong to this config")
-    return model.to(device).eval()
+    return model.eval() if "quantization_config" in more else model.to(device).eval()
+
+
+def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, decoder: str) -> torch.nn.Module:
+    """The same with the linear layers of the language model in NF4, double quantised (QLoRA, arXiv:2305.14314, section
+    3), and everything else, vision tower, connector and output layer, in 16 bits on a GPU and 32 on a CPU.
+
+    Args:
+        decoder: dotted name of the language model.
+    Raises:
+        FgvrError: as load_model does; or bitsandbytes did not quantise exactly those layers.
+    """
+    from transformers import AutoConfig, BitsAndBytesConfig
+
+    dtype = pick_dtype(device)
+    with torch.device("meta"):
+        plain = auto.from_config(from_pretrained(AutoConfig, name, revision))
+    linear = [path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)]
+    wanted = {path for path in linear if path.startswith(f"{decoder}.")}
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=sorted({*linear} - wanted),  # whole names: short ones are ignored in nested models
+    )
+    model = load_model(auto, name, revision, device, quantization_config=four_bits, device_map={"": device})
+    found = {path for path, layer in model.named_modules() if type(layer).__name__ == "Linear4bit"}
+    others_as_they_are = all(
+        parameter.dtype == dtype for path, parameter in model.named_parameters() if path.rpartition(".")[0] not in found
+    )
+    if found != wanted or not others_as_they_are:
+        raise FgvrError(f"model {name}: bitsandbytes quantised {len(found)} layers, not the {len(wanted)} of {decoder}")
+    for path in found:
+        # on CPUs with AVX512-BF16 the first forward in evaluation mode would repack the weights for a kernel without
+        # backward: wrong gradients from then on, a wrong merge, a crash where a width is no multiple of 32
+        layer: Any = model.get_submodule(path)
+        layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+@torch.no_grad()
+def through_nf4(decoder: torch.nn.Module) -> None:
+    """Replace the weights of a language model's linear layers by what NF4 makes of them: the base that an adapter
+    trained with --quantise nf4 has learnt on."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    for path, layer in decoder.named_modules():
+        if isinstance(layer, torch.nn.Linear) and "lora_" not in path:
+            packed, state = quantize_4bit(layer.weight.data, quant_type="nf4", compress_statistics=True)
+            layer.weight.copy_(dequantize_4bit(packed, state).to(layer.weight))
 
 
 def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
@@ -140,16 +203,18 @@ def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
     return {**found, "dtype": str(model.dtype).removeprefix("torch.")}
 
 
-def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
+def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, Any]) -> Any:
     """`model` as a PeftModel with the LoRA weights of an align or tune folder.
 
+    Args:
+        about: of the model.
     Raises:
         FgvrError: no adapter there, a pickle, or an adapter of another model.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    check_folder(adapter, "adapter_config.json")
+    check_base(adapter, about)
     try:
         wrapped = PeftModel.from_pretrained(model, adapter, is_trainable=trainable, use_safetensors=True)
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
@@ -159,3 +224,39 @@ def attach_adapter(model: Any, adapter: str, trainable: bool) -> Any:
     if stored != set(get_peft_model_state_dict(wrapped)):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
     return wrapped
+
+
+def trained_on(adapter: str) -> dict[str, Any]:
+    """What an adapter folder says of its base: name, and sha256 or revision, dtype and quantised where fgvr made it.
+
+    Raises:
+        FgvrError: it is none, or damaged.
+    """
+    from safetensors import safe_open
+
+    if not Path(adapter, "adapter_config.json").exists():
+        raise FgvrError(f"adapter {adapter}: has no adapter_config.json; name a folder that align or tune wrote")
+    check_folder(adapter, "adapter_config.json")
+    try:
+        name = json.loads(Path(adapter, "adapter_config.json").read_text())["base_model_name_or_path"]
+        with safe_open(Path(adapter, "adapter_model.safetensors"), "pt") as file:
+            record = json.loads((file.metadata() or {}).get("fgvr", "{}"))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise FgvrError(f"adapter {adapter}: cannot be read ({first_line(error)}); copy it anew") from error
+    return next(iter(record.get("models", [])), {"name": name or ""})
+
+
+def check_base(adapter: str, about: dict[str, Any]) -> None:
+    """Raise FgvrError unless the adapter was trained on this model: equal weights where both are known, else equal
+    names (of a folder and a hub id, their last part)."""
+    theirs = trained_on(adapter)
+    digests = [of.get("sha256") for of in (theirs, about)]
+    if all(digests):
+        same = digests[0] == digests[1]
+    else:
+        same = not theirs["name"] or Path(theirs["name"]).name == Path(about["name"]).name
+    if not same:
+        shown = [f"{of['name']!r}" + (f" ({of['sha256'][:8]})" if all(digests) else "") for of in (theirs, about)]
+        raise FgvrError(
+            f"adapter {adapter}: was trained on another model, {shown[0]}, not on {shown[1]}; name that one as --model"
+        )

@@ -8,65 +8,61 @@ the language model: the connector's output plus the EOS embedding, or a text plu
     last  the last token before it (Eq 1, probing);
     mean  the mean of all tokens before it (probing).
 
-A decoder is causal, so the EOS that comes after changes neither `last` nor `mean`.
+A decoder is causal, so the EOS that comes after changes neither `last` nor `mean`. PaliGemma, which reads a prompt in
+both directions, reads the object tokens so, and what follows on them (as all texts here) as it reads a reply: causally.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fgvr.errors import FgvrError
 from fgvr.models import loading, split_spec
+from fgvr.models.families import FAMILIES, PARTS
+from fgvr.models.writing import IGNORE, Sight, Writer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 POOLS = ("eos", "last", "mean")
-IGNORE = -100  # the label of a token that is not in the loss
+# families whose images stand in a prompt as their image tokens and nothing else
+TOLD_BY_NUMBER = ("Idefics2", "LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "PaliGemma")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Where a family keeps its parts (dotted names below the model), and how it takes features.
-
-    text_expands: the processor writes out the image tokens of a text without being given the image, so that many
-        questions on one image prepare it once.
-    """
-
-    tower: str
-    connector: str
-    decoder: str
-    text_expands: bool = False
-
-
-# model_type -> parts. Families whose inputs_embeds path equals the pixel path exactly, each tried by a test
-PARTS = {
-    "idefics2": Parts("model.vision_model", "model.connector", "model.text_model", text_expands=True),
-    "llava": Parts("model.vision_tower", "model.multi_modal_projector", "model.language_model"),
-}
-
-
-def open_vlm(spec: str, adapter: str | None = None, device: str = "auto", trainable: bool = False) -> Vlm:
+def open_vlm(
+    spec: str, adapter: str | None = None, device: str = "auto", trainable: bool = False, quantise: str = "none"
+) -> Vlm:
     """Open a vision-language model that can be taken apart, with an adapter of align or tune or without.
 
+    Args:
+        quantise: "nf4" keeps the language model's linear layers in 4 bits (fgvr.models.loading.nf4).
     Raises:
-        FgvrError: it cannot be opened, is of a family not in PARTS, or the adapter does not fit.
+        FgvrError: it cannot be opened, takes no images, is of a family not in PARTS, its processor writes an image
+            otherwise than is done here, or the adapter does not fit.
     """
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as VLMS
 
     _, name, revision = split_spec(spec, {"hf": ""}, "hf")
-    config = loading.from_pretrained(AutoConfig, name, revision)
-    if config.model_type not in PARTS:
-        raise FgvrError(
-            f"model {name}: family {config.model_type!r} cannot be taken apart yet; use one of {', '.join(PARTS)}"
-        )
-    return Vlm.load(name, revision, device, adapter, trainable)
+    kind = loading.from_pretrained(AutoConfig, name, revision).model_type
+    if kind not in VLMS:
+        raise FgvrError(f"model {name}: type {kind!r} takes no images; name a vision-language model")
+    if kind not in PARTS:
+        what = f"{FAMILIES[kind].name} ({kind}) can answer but not" if kind in FAMILIES else f"family {kind!r} cannot"
+        raise FgvrError(f"model {name}: {what} be taken apart for training; use one of {', '.join(PARTS)}")
+    vlm = Vlm.load(name, revision, device, adapter, trainable, quantise=quantise)
+    vlm.check_prompts()
+    return vlm
 
 
 class Vlm:
@@ -80,9 +76,10 @@ class Vlm:
     def __init__(self, model: Any, processor: Any, about: dict[str, Any], peft: Any = None) -> None:
         self.model, self.processor, self.about, self.peft = model, processor, about, peft
         self.tokenizer = processor.tokenizer
-        self.parts = PARTS.get(model.config.model_type)
+        self.writer = Writer(model.config, processor)
+        self.chat, self.encode, self.text_options = self.writer.chat, self.writer.encode, self.writer.text_options
+        self.family, self.parts = self.writer.family, PARTS.get(model.config.model_type)
         self.device: torch.device = model.device
-        self.encode = functools.lru_cache(maxsize=1 << 14)(self._encode)  # the same texts come again in every epoch
 
     @classmethod
     def load(
@@ -93,55 +90,72 @@ class Vlm:
         adapter: str | None = None,
         trainable: bool = False,
         templated: bool = True,
+        quantise: str = "none",
     ) -> Vlm:
-        """templated: insist on a chat template."""
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        """templated: insist on a chat template, but for PaliGemma, which has none."""
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
         loading.quiet()
         processor = loading.from_pretrained(AutoProcessor, name, revision)
-        lacks = templated and getattr(processor, "chat_template", None) is None
+        kind = loading.from_pretrained(AutoConfig, name, revision).model_type
+        unwritten = kind in PARTS and PARTS[kind].prefix
+        lacks = templated and not unwritten and getattr(processor, "chat_template", None) is None
         if getattr(processor, "tokenizer", None) is None or lacks:
             raise FgvrError(
                 f"model {name}: has no processor with a chat template; copy processor and chat_template files there"
             )
         if type(processor).__name__.startswith("Idefics2"):
             processor.image_processor.do_image_splitting = False  # off in Finedefics' training and evaluation
-        model = loading.load_model(AutoModelForImageTextToText, name, revision, loading.pick_device(device))
+        place, auto = loading.pick_device(device), AutoModelForImageTextToText
+        if quantise == "none":
+            model = loading.load_model(auto, name, revision, place)
+        else:
+            model = loading.load_nf4(auto, name, revision, place, PARTS[kind].decoder)
         about = loading.about(name, revision, model)
-        peft = loading.attach_adapter(model, adapter, trainable) if adapter is not None else None
+        if quantise != "none":
+            about["quantised"] = quantise
+        peft = loading.attach_adapter(model, adapter, trainable, about) if adapter is not None else None
         return cls(model, processor, about, peft)
 
     def part(self, name: str) -> nn.Module:
-        """ "tower", "connector" or "decoder"."""
-        return self.model.get_submodule(getattr(self.parts, name))
+        """ "tower", "connector" or "decoder"; a list where a family keeps it in several modules (the Qwens, whose
+        connector lies within the vision model)."""
+        found = [self.model.get_submodule(path) for path in getattr(self.parts, name).split()]
+        return found[0] if len(found) == 1 else nn.ModuleList(found)
+
+    @property
+    def learner(self) -> nn.Module:
+        """What is trained and saved: the PeftModel, or the model itself where all of it is trained."""
+        return self.model if self.peft is None else self.peft
 
     @property
     def image_token_id(self) -> int:
         return self.model.config.image_token_id
 
+    def save(self, folder: Path) -> None:
+        """Write the model and its processor as transformers loads them, chat template and all.
+
+        Raises:
+            OSError, with the folder's name; FgvrError: it cannot be written.
+        """
+        try:
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(error.filename or folder)) from error
+        except SafetensorError as error:
+            raise FgvrError(f"cannot write {folder}: {loading.first_line(error)}; make room and run again") from error
+        mask = os.umask(0)
+        os.umask(mask)
+        for path in folder.iterdir():  # the library's files are for their owner alone
+            if path.is_file():
+                path.chmod(0o666 & ~mask)
+
     # --- text ---
 
-    def chat(self, turns: Sequence[tuple[str, str | None]], with_image: bool) -> str:
-        """A conversation in the model's own template; the image stands before the first question. A last answer of
-        None leaves the reply to the model."""
-        messages = []
-        for number, (question, answer) in enumerate(turns):
-            image = [{"type": "image"}] if with_image and number == 0 else []
-            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
-            if answer is not None:
-                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=turns[-1][1] is None)
-
-    def text_options(self, text: str) -> dict[str, bool]:
-        """Whether the tokenizer still has to add its BOS: some templates write it themselves."""
-        bos = self.tokenizer.bos_token
-        return {"add_special_tokens": not (bos and text.startswith(bos))}
-
     def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """BOS (where the tokenizer has one) + text + EOS: (N, T) ids and (N, T) mask, right-padded."""
-        eos = self.tokenizer.eos_token_id
-        rows = [self.tokenizer(text).input_ids for text in texts]
-        return self.pad([row if row and row[-1] == eos else [*row, eos] for row in rows])
+        """BOS (where the tokenizer has one) + text + EOS: (N, T) ids and (N, T) mask, right-padded (Writer.rows)."""
+        return self.pad(self.writer.rows(texts))
 
     def pad(self, rows: Sequence[Sequence[int]], value: int | None = None) -> tuple[Tensor, Tensor]:
         """Right-padded (N, T) ids and mask on the model's device; `value` is the pad token unless given."""
@@ -156,53 +170,87 @@ class Vlm:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
 
-    def _encode(self, question: str, answer: str, image_tokens: int) -> tuple[list[int], list[int]]:
-        """Token ids and labels of one question on one image and its reply, the image written as its tokens.
+    def check_prompts(self) -> None:
+        """Raise FgvrError unless `encode` writes a prompt as the model's own processor does."""
+        from PIL import Image
 
-        Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that a
-        model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
-
-        Raises:
-            FgvrError: the template leaves nothing of the reply.
-        """
-        asked = self._written_out(self.chat([(question, None)], True), image_tokens)
-        whole = self._written_out(self.chat([(question, answer)], True), image_tokens)
-        options = self.text_options(whole)
-        ids: list[int] = self.tokenizer(whole, **options).input_ids
-        prompt: list[int] = self.tokenizer(asked, **options).input_ids
-        both = min(len(ids), len(prompt))
-        shared = next((i for i in range(both) if ids[i] != prompt[i]), both)
-        if shared == len(ids):
-            raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
-        return ids, [IGNORE] * shared + ids[shared:]
-
-    def _written_out(self, text: str, image_tokens: int) -> str:
-        """The text as the processor hands it to its tokenizer, with one image of `image_tokens` tokens."""
-        if self.parts is not None and self.parts.text_expands:
-            ids = self.processor(text=[text], add_special_tokens=False).input_ids[0]
-            return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        return text.replace(token, token * image_tokens, 1)
+        image = Image.new("RGB", (96, 64), (120, 90, 60))
+        ids, labels = self.encode("What is this?", "Kite", self._sights(self.pixels([image]))[0])
+        prompt = self.chat([("What is this?", None)], True)
+        inputs = self.processor(text=[prompt], images=[[image]], **self.text_options(prompt))
+        wanted = list(inputs["input_ids"][0])
+        shared = labels.count(IGNORE)
+        if ids[:shared] != wanted[:shared] or len(wanted) - shared > 2:  # a token may join prompt and reply
+            raise FgvrError(
+                f"model {self.about['name']}: its processor writes a prompt otherwise than is known of "
+                f"{self.family.name}; it cannot be trained"
+            )
 
     # --- objects ---
 
     def pixels(self, images: Sequence[Image]) -> dict[str, Tensor]:
-        """The model's image inputs, one image a row."""
-        inputs = self.processor.image_processor([[image] for image in images], return_tensors="pt")
-        return {key: value.to(self.device) for key, value in inputs.items() if isinstance(value, Tensor)}
+        """The model's image inputs, and how each image stands in a prompt: `sight`, (N, tokens), -1 behind."""
+        mark = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        rows = [[image] for image in images]
+        try:
+            made = self.processor(text=[mark] * len(rows), images=rows, add_special_tokens=False)
+        except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:
+            raise FgvrError(
+                f"model {self.about['name']}: its processor cannot prepare an image ({loading.first_line(error)}); "
+                "processor and model do not belong together"
+            ) from error
+        ids = [list(row) for row in made.pop("input_ids")]
+        if self.family.closing:  # what the processor puts behind the image
+            ids = [row[: len(row) - row[::-1].index(self.image_token_id)] for row in ids]
+        for key in ("attention_mask", "token_type_ids", "mm_token_type_ids", "labels"):
+            made.pop(key, None)
+        dtype = self.model.get_input_embeddings().weight.dtype
+        found = {key: value for key, value in made.convert_to_tensors("pt").items() if isinstance(value, Tensor)}
+        inputs = {
+            key: value.to(self.device, dtype if value.is_floating_point() else None) for key, value in found.items()
+        }
+        sight = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=-1)
+        return {**inputs, "sight": sight}
+
+    def _sights(self, pixels: dict[str, Tensor]) -> list[Sight]:
+        rows = [tuple(token for token in row if token >= 0) for row in pixels["sight"].tolist()]
+        grids = pixels["image_grid_thw"].tolist() if "image_grid_thw" in pixels else [None] * len(rows)
+        return [Sight(row, tuple(grid) if grid else None) for row, grid in zip(rows, grids, strict=True)]
 
     def features(self, pixels: dict[str, Tensor]) -> list[Tensor]:
         """The connector's output: for each image (m, D), m object tokens. Differentiable in the connector, never in
-        the tower."""
-        with self._frozen_tower():
-            found = self.model.get_image_features(**pixels)
-        found = getattr(found, "pooler_output", found)
-        if isinstance(found, Tensor) and found.ndim == 2:  # images flattened into one run of tokens
-            found = found.chunk(len(pixels["pixel_values"]))
-        return list(found)
+        the tower. Each carries its `sight`, which a copy (detach, to) would lose.
 
-    def _frozen_tower(self) -> _NoGrad:
-        return _NoGrad(self.part("tower"))
+        Qwen3-VL's are (m, (1 + L) * D): what joins the states of its first L layers stands behind.
+
+        Raises:
+            FgvrError: the processor gave an image another number of image tokens.
+        """
+        with frozen(self.part("tower")):
+            out = self.model.get_image_features(**{k: v for k, v in pixels.items() if k != "sight"}, return_dict=True)
+        every = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
+        flat = torch.cat([x.flatten(0, -2) if isinstance(x, Tensor) else torch.cat(list(x)) for x in every], -1)
+        sights = self._sights(pixels)
+        counts = [sight.ids.count(self.image_token_id) for sight in sights]
+        if sum(counts) != len(flat):
+            raise FgvrError(_mismatch(counts[0], len(flat) // len(counts)))
+        found = list(flat.split(counts))
+        for feature, sight in zip(found, sights, strict=True):
+            feature.sight = sight
+        return found
+
+    def sight(self, feature: Tensor) -> Sight:
+        """How the image of these features stands in a prompt.
+
+        Raises:
+            ValueError: a copy of features of a family where their number does not tell.
+        """
+        found: Sight | None = getattr(feature, "sight", None)
+        if found is None and (self.parts is None or self.family.name in TOLD_BY_NUMBER):
+            return Sight((self.image_token_id,) * len(feature))
+        if found is None:
+            raise ValueError(f"features of {self.family.name} must come from Vlm.features as they are")
+        return found
 
     def embed(self, ids: Tensor, features: Sequence[Tensor]) -> Tensor:
         """(N, T, D) embeddings of token ids, with row i's image tokens replaced by features[i].
@@ -211,34 +259,68 @@ class Vlm:
             FgvrError: a row has another number of image tokens than features; some models would shift features into
                 the next row.
         """
+        image = self._counted(ids, features)
+        embeds = self.model.get_input_embeddings()(ids)
+        return embeds.masked_scatter(image.unsqueeze(-1), torch.cat(list(features)).to(embeds.dtype))
+
+    def _counted(self, ids: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """(N, T) bool: where the image tokens are, as many in each row as features."""
         image = ids == self.image_token_id
         for row, found in zip(image.sum(1).tolist(), features, strict=True):
             if row != len(found):
-                raise FgvrError(
-                    f"the prompt has {row} image tokens for {len(found)} features; "
-                    "processor and model do not belong together"
-                )
-        embeds = self.model.get_input_embeddings()(ids)
-        return embeds.masked_scatter(image.unsqueeze(-1), torch.cat(list(features)).to(embeds.dtype))
+                raise FgvrError(_mismatch(row, len(found)))
+        return image
+
+    def hidden(
+        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor] = (), replies: Tensor | None = None
+    ) -> Tensor:
+        """(N, T, D) last states of the language model, by the model's own forward: its positions, masks and all.
+
+        Args:
+            ids, mask: (N, T), right-padded.
+            features: of each row's image, for the image tokens among `ids`; none: rows of text.
+            replies: (N, T) bool, the tokens that a `prefix` family reads causally; all unless given.
+        Raises:
+            FgvrError: a row has another number of image tokens than features.
+        """
+        more: dict[str, Any] = {}
+        assert self.parts is not None
+        if features:
+            image = self._counted(ids, features)
+            width = self.model.get_input_embeddings().weight.shape[1]
+            own, *deep = torch.cat(list(features)).split(width, -1)
+            pooled, deepstack = own if self.parts.joined else [own], [[x] for x in deep]
+            more["mm_encoder_outputs"] = {
+                "image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
+            }
+            grids = [self.sight(feature).grid for feature in features]
+            if None not in grids:
+                more["image_grid_thw"] = torch.tensor(grids, device=self.device)
+                more["mm_token_type_ids"] = image.int()
+        if self.parts.prefix:  # without it PaliGemma would read a row in both directions, but not where it is padded
+            more["token_type_ids"] = (torch.ones_like(ids) if replies is None else replies | (mask == 0)).long()
+        return self.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **more).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, V) float32 scores of the next token from last states, as the model's own forward makes them."""
+        found = self.model.get_output_embeddings()(hidden).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return found if cap is None else torch.tanh(found / cap) * cap
 
     # --- the three embeddings ---
 
     def pool_features(self, features: Sequence[Tensor], pool: str = "eos") -> Tensor:
         """Object embeddings (N, D): object tokens + EOS through the language model. Differentiable."""
-        eos = self.model.get_input_embeddings()(torch.tensor([self.tokenizer.eos_token_id], device=self.device))
-        rows = [torch.cat([feature.to(eos.dtype), eos]) for feature in features]
-        lengths = torch.tensor([len(row) for row in rows], device=self.device)
-        embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = (torch.arange(embeds.shape[1], device=self.device)[None, :] < lengths[:, None]).long()
-        return self._pool(embeds, mask, pool)
+        eos = self.tokenizer.eos_token_id
+        ids, mask = self.pad([[self.image_token_id] * len(feature) + [eos] for feature in features])
+        return self._pool(self.hidden(ids, mask, features, ids != self.image_token_id), mask, pool)
 
     def pool_texts(self, texts: Sequence[str], pool: str = "eos") -> Tensor:
         """Embeddings (N, D) of descriptions or category names + EOS. Differentiable."""
         ids, mask = self.tokens(texts)
-        return self._pool(self.model.get_input_embeddings()(ids), mask, pool)
+        return self._pool(self.hidden(ids, mask), mask, pool)
 
-    def _pool(self, embeds: Tensor, mask: Tensor, pool: str) -> Tensor:
-        hidden = self.part("decoder")(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
+    def _pool(self, hidden: Tensor, mask: Tensor, pool: str) -> Tensor:
         rows, end = torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1
         if pool == "eos":
             return hidden[rows, end]
@@ -261,22 +343,37 @@ class Vlm:
         return self.pool_texts(texts, pool).float().cpu()
 
 
-class _NoGrad:
-    """Run one module's forward under no_grad, whatever is around it: nothing of it enters the graph, also not when
-    peft hooks its embeddings (which would back-propagate through the frozen tower)."""
+def _mismatch(tokens: int, features: int) -> str:
+    return f"the prompt has {tokens} image tokens for {features} features; processor and model do not belong together"
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
 
-    def __enter__(self) -> None:
-        forward = self.module.forward
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Run a module's forward (of a list: each one's) under no_grad, whatever is around it: nothing of it enters the
+    graph, also not when peft hooks its embeddings (which would back-propagate through the frozen tower)."""
+    with ExitStack() as stack:
+        for inner in _runnable(module):
+            stack.callback(_without_grad(inner))
+        yield
 
-        @functools.wraps(forward)
-        def without_grad(*args: Any, **options: Any) -> Any:
-            with torch.no_grad():
-                return forward(*args, **options)
 
-        self.module.forward = without_grad  # an instance attribute; the class keeps its own
+def _runnable(module: nn.Module) -> list[nn.Module]:
+    return [x for inner in module for x in _runnable(inner)] if isinstance(module, nn.ModuleList) else [module]
 
-    def __exit__(self, *error: object) -> None:
-        del self.module.forward
+
+def _without_grad(module: nn.Module) -> Callable[[], None]:
+    """Put no_grad around a module's forward; what comes back undoes it."""
+    before, forward = module.__dict__.get("forward"), module.forward
+
+    @functools.wraps(forward)
+    def without_grad(*args: Any, **options: Any) -> Any:
+        with torch.no_grad():
+            return forward(*args, **options)
+
+    def undo() -> None:
+        del module.forward  # an instance attribute; the class keeps its own
+        if before is not None:
+            module.forward = before
+
+    module.forward = without_grad
+    return undo

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fgvr.models.vlm import IGNORE, Vlm
+
+CHUNK = 1024  # tokens; 0.6 GiB of float32 logits and as much of their gradient at a vocabulary of 152,000
 
 
 @dataclass(frozen=True)
@@ -23,20 +26,38 @@ class Talk:
 def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor]) -> Tensor:
     """Mean cross-entropy over all reply tokens of the batch: 0-d, differentiable in adapters and connector.
 
-    Only labelled positions go through the output layer: at 8B its logits are the largest tensor of a step.
+    Only labelled positions go through the output layer, CHUNK at a time: at 8B its logits are the largest tensor of a
+    step.
 
     Args:
-        features: for each talk the (m, D) object tokens of its image, from `Vlm.features`.
+        features: for each talk the object tokens of its image, from `Vlm.features`.
     """
-    rows = [vlm.encode(talk.question, talk.answer, len(feature)) for talk, feature in zip(talks, features, strict=True)]
+    rows = [vlm.encode(talk.question, talk.answer, vlm.sight(f)) for talk, f in zip(talks, features, strict=True)]
     ids, mask = vlm.pad([ids for ids, _ in rows])
     labels, _ = vlm.pad([labels for _, labels in rows], value=IGNORE)
-    hidden = vlm.part("decoder")(
-        inputs_embeds=vlm.embed(ids, features), attention_mask=mask, use_cache=False
-    ).last_hidden_state
+    hidden = vlm.hidden(ids, mask, features, labels != IGNORE)
     wanted = labels[:, 1:] != IGNORE
-    logits = vlm.model.get_output_embeddings()(hidden[:, :-1][wanted])
-    return F.cross_entropy(logits.float(), labels[:, 1:][wanted])
+    return token_loss(vlm.logits, hidden[:, :-1][wanted], labels[:, 1:][wanted])
+
+
+def token_loss(
+    logits: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, chunk: int = CHUNK
+) -> Tensor:
+    """Mean cross-entropy, 0-d, with the logits of no more than `chunk` tokens in memory at once: those of one part are
+    made again when its gradient is asked for.
+
+    Args:
+        logits: (n, D) states to (n, V) scores.
+        hidden: (N, D). labels: (N,).
+    """
+    def part(states: Tensor, tokens: Tensor) -> Tensor:
+        return F.cross_entropy(logits(states), tokens, reduction="sum")
+
+    if len(hidden) <= chunk:
+        return part(hidden, labels) / len(labels)
+    parts = zip(hidden.split(chunk), labels.split(chunk), strict=True)
+    sums = [checkpoint(part, *both, use_reentrant=False, preserve_rng_state=False) for both in parts]
+    return torch.stack(sums).sum() / len(labels)
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:

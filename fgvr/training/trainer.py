@@ -37,6 +37,7 @@ class Recipe:
     max_grad_norm: float  # 0: no clipping
     save_steps: int  # steps between checkpoints
     seed: int
+    optimiser: str = "adamw_torch_fused"
 
 
 class _Trainer(Trainer):
@@ -44,7 +45,7 @@ class _Trainer(Trainer):
     transformers'."""
 
     def __init__(self, vlm: Vlm, losses: Losses, log: Path, **options: Any) -> None:
-        super().__init__(model=vlm.peft, **options)
+        super().__init__(model=vlm.learner, **options)
         self.vlm, self.losses, self.log_file = vlm, losses, log
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -161,6 +162,7 @@ def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device) -> Train
         lr_scheduler_type="linear",
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
+        optim=recipe.optimiser,
         max_grad_norm=recipe.max_grad_norm,
         save_strategy="steps",
         save_steps=recipe.save_steps,
@@ -201,9 +203,11 @@ def _cut_log(log: Path, steps: int) -> None:
 
 def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
     """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
-    the library writes several in random order)."""
+    the library writes several in random order). Without an adapter: the whole model."""
     from safetensors.torch import load_file, save
 
+    if vlm.peft is None:
+        return vlm.save(folder)
     vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)
     weights = folder / "adapter_model.safetensors"

@@ -1,0 +1,168 @@
+"""Questions, replies and images as a model's own token ids: its chat template, its image tokens, its context."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fgvr.errors import FgvrError
+from fgvr.models.families import FAMILIES, PARTS, Family, plain_format
+
+IGNORE = -100  # the label of a token that is not in the loss
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How one image stands in a prompt.
+
+    ids: the tokens that stand for it, whatever the family puts around and between its image tokens included.
+    grid: frames, rows and columns of its patches (the Qwens, whose positions have three dimensions).
+    """
+
+    ids: tuple[int, ...]
+    grid: tuple[int, int, int] | None = None
+
+
+class Writer:
+    """Writes prompts as the processor of one model does.
+
+    Attributes:
+        context: the most tokens that the model takes.
+        cut: texts that were longer.
+        plain: the conversation's format where there is no chat template.
+    """
+
+    def __init__(self, config: Any, processor: Any) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        kind, text_config = config.model_type, config.get_text_config()
+        self.image_token_id: int = getattr(config, "image_token_id", -1)
+        self.family = FAMILIES.get(kind, Family(kind))
+        self.expands = kind in PARTS and PARTS[kind].text_expands
+        templated = getattr(processor, "chat_template", None) is not None
+        self.plain = None if templated else plain_format(kind, text_config.model_type)
+        longest = getattr(text_config, "max_position_embeddings", None) or 1 << 40
+        self.context: int = min(longest, getattr(self.tokenizer, "model_max_length", None) or longest)
+        self.cut: set[str] = set()
+        # the same texts come again in every epoch
+        self._conversation = functools.lru_cache(maxsize=1 << 14)(self._tokenised)
+
+    def chat(self, turns: Sequence[tuple[str, str | None]], with_image: bool) -> str:
+        """A conversation in the model's own template, else in its family's format; the image stands before the first
+        question. A last answer of None leaves the reply to the model."""
+        if self.plain is not None:
+            return "".join(self._plain_turn(*turn, with_image and not number) for number, turn in enumerate(turns))
+        messages = []
+        for number, (question, answer) in enumerate(turns):
+            image = [{"type": "image"}] if with_image and number == 0 else []
+            messages.append({"role": "user", "content": [*image, {"type": "text", "text": question}]})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=turns[-1][1] is None)
+
+    def _plain_turn(self, question: str, answer: str | None, with_image: bool) -> str:
+        assert self.plain is not None
+        mark = self.processor.image_token if with_image and self.family.marked else ""
+        asked, replied = self.plain
+        if not mark:
+            asked = asked.replace("{image}\n", "")
+        text = asked.format(image=mark, question=question)
+        if answer is None:
+            return text
+        return text + self.family.closing + replied.format(reply=answer, end=self.tokenizer.eos_token)
+
+    def text_options(self, text: str) -> dict[str, bool]:
+        """Whether the tokenizer still has to add its BOS: some templates write it themselves."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": not (bos and text.startswith(bos))}
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """BOS (where the tokenizer has one) + text + EOS, as ids. A text longer than the context ends with its last
+        whole sentence that fits, and joins `cut`."""
+        return [self._row(text) for text in texts]
+
+    def _row(self, text: str) -> list[int]:
+        eos = self.tokenizer.eos_token_id
+
+        def row(part: str) -> list[int]:
+            ids: list[int] = self.tokenizer(part).input_ids
+            return ids if ids and ids[-1] == eos else [*ids, eos]
+
+        found = row(text)
+        if len(found) <= self.context:
+            return found
+        return row(self._fitting(text, lambda part: len(row(part)) <= self.context))
+
+    def _fitting(self, text: str, fits: Callable[[str], bool]) -> str:
+        """The longest start of a text that ends with a sentence and fits.
+
+        Raises:
+            FgvrError: not one sentence does.
+        """
+        ends = [match.end() for match in re.finditer(r"[.!?](?=\s)", text)]
+        count = bisect.bisect_left(ends, True, key=lambda end: not fits(text[:end]))
+        if not count:
+            raise FgvrError(
+                f"the text {text[:40]!r}… is longer than this model's context of {self.context} tokens, even its first "
+                "sentence; shorten it"
+            )
+        self.cut.add(text)
+        return text[: ends[count - 1]]
+
+    def encode(self, question: str, answer: str, image: int | Sight) -> tuple[list[int], list[int]]:
+        """Token ids and labels of one question on one image and its reply, the image written as its tokens.
+
+        Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that a
+        model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
+        A reply that does not fit into the context ends with its last whole sentence that does, and joins `cut`.
+
+        Args:
+            image: how it stands in the prompt (`sight` of its features); a number: so many image tokens.
+        Raises:
+            FgvrError: the template leaves nothing of the reply, or the text holds an image mark of its own.
+        """
+        sight = Sight((self.image_token_id,) * image) if isinstance(image, int) else image
+        most = self.context - self._spared(sight)
+        ids, labels = self._conversation(question, answer)
+        if len(ids) > most:
+            answer = self._fitting(answer, lambda part: len(self._conversation(question, part)[0]) <= most)
+            ids, labels = self._conversation(question, answer)
+        if self.expands:
+            return ids, labels
+        at = ids.index(self.image_token_id)
+        written = [*ids[:at], *sight.ids, *ids[at + 1 :]]
+        return written, [IGNORE] * (len(written) - len(ids)) + labels
+
+    def _spared(self, sight: Sight) -> int:
+        """Tokens that an image takes beyond those that `_conversation` gives it."""
+        return 0 if self.expands else len(sight.ids) - 1
+
+    def _tokenised(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+        """`encode` with the image as its one mark, or written out where the processor can do that by itself."""
+        asked = self._written_out(self.chat([(question, None)], True) + self.family.closing)
+        whole = self._written_out(self.chat([(question, answer)], True))
+        options = self.text_options(whole)
+        ids: list[int] = self.tokenizer(whole, **options).input_ids
+        prompt: list[int] = self.tokenizer(asked, **options).input_ids
+        both = min(len(ids), len(prompt))
+        shared = next((i for i in range(both) if ids[i] != prompt[i]), both)
+        if shared == len(ids):
+            raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
+        if not self.expands and ids.count(self.image_token_id) != 1:
+            raise FgvrError(
+                f"the question {question[:40]!r} or its reply holds an image mark of its own; take it out of the record"
+            )
+        return ids, [IGNORE] * shared + ids[shared:]
+
+    def _written_out(self, text: str) -> str:
+        """The text as the processor hands it to its tokenizer, but for the image's tokens."""
+        if self.expands:
+            ids = self.processor(text=[text], add_special_tokens=False).input_ids[0]
+            return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if not self.family.closing:
+            return text
+        mark = self.processor.image_token  # PaliGemma's processor writes more than the image's tokens
+        return text.replace(mark, mark + self.tokenizer.bos_token, 1)
