@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgvr.cli import boundary
-from fgvr.errors import FgvrError
+from fgvr.errors import FgvrError, UsageError
 from fgvr.job import Job
 from fgvr.settings import Training
 from fgvr.stream import Item, each
 
 if TYPE_CHECKING:
     from fgvr.models.vlm import Vlm
+    from fgvr.training.ranks import Ranks
+    from fgvr.training.vision import Vision
+
+Records = list[dict[str, Any]]
 
 
 def run(
@@ -26,29 +32,77 @@ def run(
     settings: Training,
     *,
     required: Sequence[str],
-    objective: Callable[[Vlm], Any],
+    objective: Callable[[Vlm, Vision], Any],
+    prepare: Callable[[Records], Records] = list,
+    extra: Any = None,
 ) -> None:
-    """Train `objective(vlm)` on the records of `job` and commit the adapter folder."""
+    """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
+
+    Args:
+        prepare: changes the records before training.
+        extra: a module that is learnt beside the model.
+    """
     from fgvr.models.vlm import open_vlm
+    from fgvr.training import ranks as processes
     from fgvr.training.adapters import add_adapter
     from fgvr.training.trainer import Recipe, save_adapter, train
+    from fgvr.training.vision import Vision
 
+    ranks, device = processes.start(device)
+    if ranks.world > 1 and job.source == "-":
+        raise UsageError("several processes cannot share stdin; name a FILE")
     vlm = open_vlm(model, adapter, device, trainable=True)
     if vlm.peft is None:
         from transformers import set_seed
 
         set_seed(settings.seed)  # the adapter's first weights
         add_adapter(vlm, settings.rank, settings.alpha, settings.dropout)
+    vision = Vision(vlm, image_root, settings.vision_cache)
+    recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
+    loss = objective(vlm, vision)
+    if extra is not None:
+        extra.to(vlm.device)
+    if ranks.rank:
+        if (told := ranks.share(None)) is not None:
+            records, folder, resumed = told
+            train(vlm, records, loss, recipe, folder, lambda *_: None, resumed, ranks=ranks, extra=extra)
+        processes.leave()
+        return
     with job.run(models=[vlm.about]) as going:
-        if going.complete:
-            return
-        records = list(going.checked(_readable(going.read(required=required), image_root)))
-        if not records:
-            raise FgvrError("no record to train on; give it some")
-        recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
-        train(vlm, records, objective(vlm), recipe, going.folder, _progress(), going.resumed)
+        with _telling(ranks) as tell:
+            if going.complete:
+                return
+            records = list(going.checked(_readable(going.read(required=required), image_root)))
+            if not records:
+                raise FgvrError("no record to train on; give it some")
+            records = prepare(records)
+            reports = _reports(job, settings, going.resumed)
+            tell((records, going.folder, going.resumed))
+        train(
+            vlm, records, loss, recipe, going.folder, _progress(), going.resumed,
+            ranks=ranks, extra=extra, reports=reports, tell=boundary.say,
+        )  # fmt: skip
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
+        going.summary = {name: float(module()) for name, module in (("temperature", extra),) if module is not None}
+    processes.leave()
+
+
+@contextlib.contextmanager
+def _telling(ranks: Ranks) -> Iterator[Callable[[Any], None]]:
+    """Tell the other processes what to train on; that there is nothing, when it came to that."""
+    told: list[Any] = []
+    try:
+        yield told.append
+    finally:
+        ranks.share(told[0] if told else None)
+
+
+def _reports(job: Job, settings: Training, resumed: bool) -> Any:
+    from fgvr.training.reports import Reports
+
+    assert job.output is not None
+    return Reports(Path(settings.logs or f"{job.output.rstrip('/')}.logs"), settings.report_to, resumed)
 
 
 def _readable(items: Iterator[Item], image_root: str) -> Iterator[Item]:
