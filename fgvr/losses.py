@@ -190,7 +190,7 @@ def object_category(
     return (o_to_c + c_to_o) / 2
 
 
-def total(generation: Tensor, oac: Tensor, acc: Tensor, ccc: Tensor, weights: Weights = Weights()) -> Tensor:  # noqa: B008  frozen
+def total(generation: Tensor, oac: Tensor, acc: Tensor, ccc: Tensor, weights: Weights = Weights()) -> Tensor:
     """The objective of stage I, Eq 8: generation + (oac + acc + ccc) / 2, all 0-d; other factors by `weights`.
 
     `generation` is the token loss of writing the description. The paper does not say how it is reduced; with a token

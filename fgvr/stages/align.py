@@ -70,10 +70,10 @@ def objective(
             if isinstance(temperature, losses.Temperature):
                 value = temperature() if now.ranks.rank == 0 else temperature().detach()  # the others' would add up
             terms = batch.terms(embedded, form, value, reduction)
-            joint = losses.total(embedded.new_zeros(()), *(terms.get(k, embedded.new_zeros(())) for k in TERMS), weights)
-            if "occ" in terms:
-                joint = joint + weights.oac * terms["occ"]
-            learnt = {"temperature": float(value)} if isinstance(value, Tensor) else {}
+            zero = embedded.new_zeros(())  # the generation's share comes with the chunks
+            first = terms.get("oac", terms.get("occ", zero))
+            joint = losses.total(zero, first, terms.get("acc", zero), terms["ccc"], weights)
+            learnt = {"temperature": value.detach()} if isinstance(value, Tensor) else {}
             return joint, {"loss": joint.detach(), **{k: t.detach() for k, t in terms.items()}, **learnt}
 
         def objects(rows: range) -> Chunk:
@@ -100,9 +100,6 @@ def objective(
         yield from run(chunks, loss, (len(records) + len(batch.texts), width), vlm.device, now)
 
     return step
-
-
-TERMS = ("oac", "acc", "ccc")
 
 
 class Batch:
@@ -231,7 +228,9 @@ def with_negatives(records: Sequence[Record], kind: str, seed: int, aliases: Ali
     return [drawn(record) for record in records]
 
 
-def joined(questions: Iterable[Record], records: Iterable[Record], talk: Callable[[Record], Talk]) -> dict[str, list[Talk]]:
+def joined(
+    questions: Iterable[Record], records: Iterable[Record], talk: Callable[[Record], Talk]
+) -> dict[str, list[Talk]]:
     """Questions and answers by the image that they are on, for `answers`.
 
     Raises:
@@ -239,7 +238,8 @@ def joined(questions: Iterable[Record], records: Iterable[Record], talk: Callabl
     """
     found: dict[str, list[Talk]] = {record["image"]: [] for record in records}
     for question in questions:
-        if question["image"] not in found:
-            raise FgvrError(f"--questions: {question['id']}: no triple has its image {question['image']!r}; leave it out")
-        found[question["image"]].append(talk(question))
+        image = question["image"]
+        if image not in found:
+            raise FgvrError(f"--questions: {question['id']}: no triple has its image {image!r}; leave it out")
+        found[image].append(talk(question))
     return found

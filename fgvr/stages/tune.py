@@ -41,7 +41,7 @@ def objective(
     choice_reply: str = "letter",
     vision: Vision | None = None,
 ) -> Losses:
-    """The generation loss of a batch of questions on its reply tokens (Eq 9), each token of the batch counting the same.
+    """The generation loss of a batch of questions on its reply tokens (Eq 9); each token of the batch counts the same.
 
     Args:
         micro_batch: records that go through the model at once; their gradients add up to the whole batch's. Records

@@ -1,9 +1,9 @@
 """One contrastive loss over more rows than fit in memory: the gradient cache (GradCache, arXiv 2101.06983, section 3).
 
 The rows of the embedding matrix are made in chunks. In a first pass, without graphs, all of them; the loss on the whole
-matrix gives a gradient for each row; a second pass makes each chunk again, with its graph, and back-propagates its rows'
-gradients through it. That is the gradient of the whole batch, exactly, as long as a chunk is the same in both passes:
-before it begins, the random generators (dropout) are set by (seed, step, chunk).
+matrix gives a gradient for each row; a second pass makes each chunk again, with its graph, and back-propagates the
+gradients of its rows through it. That is the gradient of the whole batch, exactly, as long as a chunk is the same in
+both passes: before it begins, the random generators (dropout) are set by (seed, step, chunk).
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def whole(
     step: Step,
 ) -> Yielded:
     """loss(embeddings) plus the chunks' further losses, in one graph: for batches that fit in memory."""
-    pieces, further, at = [], [], []
+    pieces: list[Tensor] = []
+    further: list[tuple[Tensor, Parts]] = []
+    at: list[int] = []
     for number, chunk in _own(chunks, step):
         step.draw(number)
         made, more, parts = chunk.make(True)

@@ -38,7 +38,7 @@ class Reports:
         self.names = [to] if to in TRACKERS else []
         self.callbacks: list[Any] = []
         there = importlib.util.find_spec("tensorboard") is not None
-        missing = to in TRACKERS and importlib.util.find_spec(to) is None or to == "tensorboard" and not there
+        missing = (to in TRACKERS and importlib.util.find_spec(to) is None) or (to == "tensorboard" and not there)
         if missing:
             raise UsageError(f"--report-to {to} needs the package {to}; install it, or use --report-to none")
         folder.mkdir(parents=True, exist_ok=True)

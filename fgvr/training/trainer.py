@@ -86,9 +86,9 @@ class _Trainer(Trainer):
         self.vlm.part("tower").eval()
         records, step = inputs["records"], self.state.global_step + 1
         self._warm_up(step)
-        while (parts := self._tried(records, step)) is None:
+        while (found := self._tried(records, step)) is None:
             self._halve(len(records))
-        parts = self.ranks.add({name: float(value) for name, value in parts.items()})
+        parts = self.ranks.add({name: float(value) for name, value in found.items()})
         self.ranks.reduce(self._parameters())
         self._check(parts, records, step)
         loss = parts.pop("loss")
@@ -106,7 +106,7 @@ class _Trainer(Trainer):
         return [p for p in (*self.learning.values(), *more) if p.requires_grad]
 
     def _warm_up(self, step: int) -> None:
-        """Let the connector learn alone in the first share of the steps (what has no gradient, the optimiser leaves)."""
+        """Let the connector learn alone in the first share of the steps; the optimiser leaves what has no gradient."""
         if self.connector:
             alone = step <= round(self.recipe.connector_warmup * self.state.max_steps)
             for name, parameter in self.learning.items():
@@ -168,11 +168,9 @@ class _Trainer(Trainer):
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The same whole batches in every process."""
-        assert self.train_dataset is not None
+        assert isinstance(self.train_dataset, _Rows)
         order = _Order(len(self.train_dataset), self.recipe.batch_size, self.recipe.seed)
-        return torch.utils.data.DataLoader(
-            self.train_dataset, batch_sampler=order, collate_fn=self.data_collator  # type: ignore[arg-type]
-        )  # fmt: skip
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=order, collate_fn=self.data_collator)
 
     # --- the optimiser's and the checkpoints' share in what is learnt beside the model ---
 
@@ -186,7 +184,7 @@ class _Trainer(Trainer):
         from safetensors.torch import save_file
 
         super()._save(output_dir, state_dict)
-        if self.extra is not None:
+        if self.extra is not None and self.args.should_save:
             save_file(self.extra.state_dict(), Path(str(output_dir), "extra.safetensors"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -286,7 +284,7 @@ def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
     assert vlm.parts is not None
     found = {name for name in learning if name.startswith(f"{vlm.parts.connector}.")}
     if not found:
-        raise UsageError("--connector-warmup trains the connector alone first, but nothing of it is trained; leave it out")
+        raise UsageError("--connector-warmup trains the connector first, but nothing of it is trained; leave it out")
     return found
 
 

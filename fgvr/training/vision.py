@@ -191,7 +191,7 @@ def _flat(output: Any) -> dict[str, Tensor]:
     """The tensors of a tower's output by name: "output", "last_hidden_state", "hidden_states.3"."""
     if isinstance(output, Tensor):
         return {"output": output}
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, value in output.items():
         states = enumerate(value) if isinstance(value, tuple) else [(-1, value)]
         found |= {name if n < 0 else f"{name}.{n}": state for n, state in states if state is not None}
