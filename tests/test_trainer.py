@@ -317,7 +317,7 @@ def test_a_number_that_is_none_stops_before_the_weights(where: str, world: Any, 
     batch = procs.read_jsonl(tmp_path / "checkpoints" / f"batch-{step}.jsonl")
     assert bad in {r["id"] for r in batch} and str(batch[0]["id"]) in str(caught.value)
     assert ("(oac)" in str(caught.value)) == (where == "loss")
-    assert trainer._last_checkpoint(tmp_path / "checkpoints") is not None
+    assert trainer.last_checkpoint(tmp_path / "checkpoints") is not None
     assert all(p.isfinite().all() for p in vlm.model.parameters())
 
 
@@ -427,7 +427,8 @@ def _train_here(world: Any, folder: Path, scarce: bool) -> None:
     ranks.leave()
 
 
-@pytest.mark.parametrize("scarce", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scarce", [False, True])
 def test_two_processes_learn_what_one_learns(scarce: bool, world: Any, tmp_path: Path) -> None:
     """Also when one of them runs out of memory in the first step."""
     from safetensors.torch import load_file

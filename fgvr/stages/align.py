@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,14 @@ from fgvr.models.vlm import Vlm
 from fgvr.names import Aliases
 from fgvr.training.conversations import Talk, distinct, reply_loss
 from fgvr.training.gradcache import Chunk, Parts, Step, Yielded, buckets, cached, whole
-from fgvr.training.trainer import Losses
 from fgvr.training.vision import Vision
 
 Record = dict[str, Any]
 SIMPLE = 3  # simple negatives of a triple that has no hard ones (Finedefics has 3)
 
 
-def objective(
-    vlm: Vlm,
-    image_root: str | Path,
-    form: str,
-    temperature: float | losses.Temperature,
-    reduction: str,
-    question: str | None = None,
-    *,
-    pairs: str = "attribute",
-    pool: str = "eos",
-    weights: losses.Weights = losses.Weights(),  # noqa: B008  frozen
-    aliases: Aliases | None = None,
-    micro_batch: int | None = None,
-    vision: Vision | None = None,
-    answers: Callable[[Record], Sequence[Talk]] | None = None,
-) -> Losses:
+@dataclass(frozen=True)
+class Objective:
     """The loss of one batch of mined triples: L_G + (OAC + ACC + CCC) / 2 (Eq 8), or as `weights` say.
 
     The batch is the contrastive batch, however small the micro-batches. Each different description and category name of
@@ -55,51 +41,79 @@ def objective(
         vision: where object tokens come from.
         answers: a record -> questions and answers on its image, whose token loss is added (ablation 3c, one stage).
     """
-    known, sight = aliases or Aliases(), vision or Vision(vlm, image_root)
-    width = vlm.model.get_input_embeddings().weight.shape[1]
 
-    def step(records: Sequence[Record], now: Step | None = None) -> Yielded:
-        now = now or Step.alone(micro_batch)
-        batch = Batch(records, known, pairs)
-        described = [[Talk(_asked(r, question), r["description"])] for r in records] if weights.generation else None
-        spoken = Spoken(vlm, "generation", described, weights.generation)
-        told = Spoken(vlm, "answers", [answers(r) for r in records] if answers else None, 1.0)
+    vlm: Vlm
+    image_root: str | Path
+    form: str
+    temperature: float | losses.Temperature
+    reduction: str
+    question: str | None = None
+    pairs: str = "attribute"
+    pool: str = "eos"
+    weights: losses.Weights = losses.Weights()  # noqa: RUF009  frozen
+    aliases: Aliases | None = None
+    micro_batch: int | None = None
+    vision: Vision | None = None
+    answers: Callable[[Record], Sequence[Talk]] | None = None
 
-        def loss(embedded: Tensor) -> tuple[Tensor, Parts]:
-            value: float | Tensor = temperature  # type: ignore[assignment]  # a module is called
-            if isinstance(temperature, losses.Temperature):
-                value = temperature() if now.ranks.rank == 0 else temperature().detach()  # the others' would add up
-            terms = batch.terms(embedded, form, value, reduction)
-            zero = embedded.new_zeros(())  # the generation's share comes with the chunks
-            first = terms.get("oac", terms.get("occ", zero))
-            joint = losses.total(zero, first, terms.get("acc", zero), terms["ccc"], weights)
-            learnt = {"temperature": value.detach()} if isinstance(value, Tensor) else {}
-            return joint, {"loss": joint.detach(), **{k: t.detach() for k, t in terms.items()}, **learnt}
+    def __call__(self, records: Sequence[Record], now: Step | None = None) -> Yielded:
+        """See fgvr.training.trainer.Losses."""
+        vlm, now = self.vlm, now or Step.alone(self.micro_batch)
+        batch = Batch(records, self.aliases or Aliases(), self.pairs)
+        count, size = len(records), now.size(len(records))
+        lengths = vlm.tokens(batch.texts)[1].sum(1).tolist()
+        chunks = list(self._objects(records, size))
+        chunks += [self._texts(batch, group) for group in buckets(lengths, size * max(lengths))]
+        shape = (count + len(batch.texts), vlm.model.get_input_embeddings().weight.shape[1])
+        run = whole if size * now.ranks.world >= count else cached
+        yield from run(chunks, lambda embedded: self._contrast(batch, embedded, now), shape, vlm.device, now)
 
-        def objects(rows: range) -> Chunk:
-            shown = sight.show([records[i]["image"] for i in rows])
+    def _objects(self, records: Sequence[Record], size: int) -> Iterator[Chunk]:
+        """Object embeddings, with what is said about their images."""
+        vlm, sight = self.vlm, self.vision or Vision(self.vlm, self.image_root)
+        described = [[Talk(self._asked(r), r["description"])] for r in records] if self.weights.generation else None
+        told = [self.answers(record) for record in records] if self.answers else None
+        terms = Spoken(vlm, "generation", described, self.weights.generation), Spoken(vlm, "answers", told, 1.0)
+
+        def chunk(rows: range) -> Chunk:
+            shown = sight.show([records[n]["image"] for n in rows])
 
             def make(more: bool) -> tuple[Tensor, Tensor | None, Parts]:
                 features = shown.features(again=True)
-                made = vlm.pool_features(features, pool)
+                made = vlm.pool_features(features, self.pool)
                 parts: Parts = {}
-                found = [kind.loss(rows, features, parts) for kind in (spoken, told) if more and kind]
+                found = [term.loss(rows, features, parts) for term in terms if more and term]
                 return made, sum(found[1:], found[0]) if found else None, parts
 
             return Chunk(list(rows), make)
 
-        def texts(rows: list[int]) -> Chunk:
-            written = [batch.texts[n] for n in rows]
-            return Chunk([len(records) + n for n in rows], lambda more: (vlm.pool_texts(written, pool), None, {}))
+        return (chunk(range(n, min(n + size, len(records)))) for n in range(0, len(records), size))
 
-        size = now.size(len(records))
-        lengths = vlm.tokens(batch.texts)[1].sum(1).tolist()
-        chunks = [objects(range(n, min(n + size, len(records)))) for n in range(0, len(records), size)]
-        chunks += [texts(group) for group in buckets(lengths, size * max(lengths))]
-        run = whole if size * now.ranks.world >= len(records) else cached
-        yield from run(chunks, loss, (len(records) + len(batch.texts), width), vlm.device, now)
+    def _texts(self, batch: Batch, group: Sequence[int]) -> Chunk:
+        """Embeddings of some texts of the batch."""
+        written = [batch.texts[n] for n in group]
+        return Chunk([batch.rows + n for n in group], lambda more: (self.vlm.pool_texts(written, self.pool), None, {}))
 
-    return step
+    def _contrast(self, batch: Batch, embedded: Tensor, now: Step) -> tuple[Tensor, Parts]:
+        """The weighted contrastive terms, and each by itself."""
+        tau: float | Tensor
+        tau = self.temperature() if isinstance(self.temperature, losses.Temperature) else self.temperature
+        if isinstance(tau, Tensor) and now.ranks.rank:
+            tau = tau.detach()  # each process computes this loss; its gradient must not add up
+        terms = batch.terms(embedded, self.form, tau, self.reduction)
+        zero = embedded.new_zeros(())  # the generation's share comes with the chunks
+        first = terms.get("oac", terms.get("occ", zero))
+        joint = losses.total(zero, first, terms.get("acc", zero), terms["ccc"], self.weights)
+        learnt = {"temperature": tau.detach()} if isinstance(tau, Tensor) else {}
+        return joint, {"loss": joint.detach(), **{k: t.detach() for k, t in terms.items()}, **learnt}
+
+    def _asked(self, record: Record) -> str:
+        superclass = record.get("superclass", "object")
+        return prompts.describe(superclass) if self.question is None else self.question.replace(
+            "{superclass}", superclass)  # fmt: skip
+
+
+objective = Objective
 
 
 class Batch:
@@ -171,11 +185,6 @@ class Spoken:
 def reply_tokens(vlm: Vlm, talk: Talk) -> int:
     """How many tokens of a conversation are learnt."""
     return sum(label >= 0 for label in vlm.encode(talk.question, talk.answer, 1)[1])
-
-
-def _asked(record: Record, question: str | None) -> str:
-    superclass = record.get("superclass", "object")
-    return prompts.describe(superclass) if question is None else question.replace("{superclass}", superclass)
 
 
 def contrastive(

@@ -7,9 +7,6 @@ one writes.
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +16,11 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from fgvr import signals, stream
 from fgvr.errors import FgvrError, Stopped, UsageError
 from fgvr.models.vlm import Vlm
+from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
 from fgvr.training.gradcache import Parts, Step
 from fgvr.training.ranks import Ranks, ShortElsewhereError
 from fgvr.training.reports import Reports
@@ -32,7 +29,7 @@ Record = dict[str, Any]
 # A batch of records to tensors, each to be back-propagated before the next is asked for, and what they add to the log:
 # "loss", its terms, "tokens"
 Losses = Callable[..., Iterator[tuple[Tensor, Parts]]]
-WHOLE = "files.json"  # SHA-256 of a checkpoint's files; written last
+__all__ = ["Losses", "Recipe", "save_adapter", "train"]
 SHOWN = 5  # records that a message names
 
 
@@ -164,6 +161,13 @@ class _Trainer(Trainer):
             "--lr, and start again (the checkpoints before it are sound)"
         )
 
+    def done(self) -> None:
+        """Leave the model as it was found, once every process is here."""
+        for parameter in self.learning.values():
+            parameter.requires_grad_(True)
+        if self.ranks.world > 1:
+            distributed.barrier()
+
     # --- order ---
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
@@ -255,25 +259,20 @@ def train(
     set_seed(recipe.seed)
     checkpoints, last = folder / "checkpoints", None
     if ranks.rank == 0:
-        last = _last_checkpoint(checkpoints) if resumed and checkpoints.is_dir() else None
-        _cut_log(folder / "log.jsonl", int(last.rpartition("-")[2]) if last else 0)
+        last = last_checkpoint(checkpoints) if resumed and checkpoints.is_dir() else None
+        cut_log(folder / "log.jsonl", int(last.rpartition("-")[2]) if last else 0)
     last = ranks.share(last)
     with signals.deferred() as request:
         watch = _Watch(request, say, ranks, reports if ranks.rank == 0 else None)
-        trainer = _Trainer(
+        told = reports.callbacks if reports is not None else []
+        watch.trainer = trainer = _Trainer(
             vlm, losses, recipe, folder, ranks, extra, tell,
             args=_arguments(recipe, checkpoints, vlm.device, reports.names if reports is not None else ()),
-            train_dataset=_Rows(records),
-            data_collator=lambda rows: {"records": rows},
-            callbacks=[watch, *(reports.callbacks if reports is not None else ())],
+            train_dataset=_Rows(records), data_collator=lambda rows: {"records": rows}, callbacks=[watch, *told],
         )  # fmt: skip
-        watch.trainer = trainer
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
         trainer.train(resume_from_checkpoint=last)
-        for parameter in trainer.learning.values():
-            parameter.requires_grad_(True)
-        if ranks.world > 1:
-            distributed.barrier()
+        trainer.done()
     if watch.stopped:
         raise Stopped(signals.pending() or signals.SIGNALS[1])  # another process was asked to
     vlm.model.eval()
@@ -291,35 +290,6 @@ def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
 def _out_of_memory(error: Exception) -> bool:
     """Also the CPU's allocator, which raises a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-# --- checkpoints ---
-
-
-def seal(checkpoint: Path) -> None:
-    """Note the hashes of a checkpoint's files, as the last thing (random states come from every process; they are
-    not looked at)."""
-    files = [p for p in sorted(checkpoint.iterdir()) if p.name != WHOLE and not p.name.startswith("rng_state")]
-    (checkpoint / WHOLE).write_text(json.dumps({p.name: _sha256(p) for p in files}))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
-            file.read()).hexdigest()  # fmt: skip
-
-
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    """The newest whole checkpoint; torn or damaged ones, as a kill leaves them, go."""
-    while last := get_last_checkpoint(str(checkpoints)):
-        try:
-            files = json.loads(Path(last, WHOLE).read_text())
-            if all(_sha256(Path(last, name)) == digest for name, digest in files.items()):
-                return last
-        except (OSError, ValueError):
-            pass
-        shutil.rmtree(last)
-    return None
 
 
 def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device, names: Sequence[str]) -> TrainingArguments:
@@ -374,28 +344,3 @@ class _Order(torch.utils.data.Sampler):
 
     def __len__(self) -> int:
         return -(-self.count // self.size)
-
-
-def _cut_log(log: Path, steps: int) -> None:
-    """Keep the lines of the first `steps` steps: what came after the checkpoint is trained, and logged, again."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["step"] > steps:
-            break
-        kept.append(line)
-    log.write_bytes(b"".join(kept))
-
-
-def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
-    the library writes several in random order)."""
-    from safetensors.torch import load_file, save
-
-    vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
-    (folder / "README.md").unlink(missing_ok=True)
-    weights = folder / "adapter_model.safetensors"
-    data = save(load_file(weights), metadata={"fgvr": json.dumps(record, sort_keys=True)})
-    weights.unlink()  # the library's files are for their owner alone; a new one follows the umask
-    weights.write_bytes(data)

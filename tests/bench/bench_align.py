@@ -2,7 +2,8 @@
 micro-batches of 2, which are also its contrastive batches, with gradients accumulated; the whole model over the padded
 descriptions, names, negative descriptions and negative names, one after the other, logits of every token, the vision
 tower in the graph (as peft's preparation for 4-bit training leaves it). Seconds; compared first: the losses of both on
-one batch of 2 in the released form, the labels being the reply's in both.
+one batch of 2 in the released form, the labels being the reply's in both. MICRO=N bounds our memory; KEPT=1 takes the
+vision tower's output from a folder, which our first run fills.
 
 `python -m tests.bench.bench_align released|ours [MICRO]` runs one contender and prints its peak memory."""
 
@@ -25,10 +26,12 @@ from fgvr.records import Record
 from fgvr.stages import align
 from fgvr.training.gradcache import Step
 from fgvr.training.reports import peak
+from fgvr.training.vision import Vision
 from tests.bench import training
 from tests.bench.harness import Benchmark
 
 BATCH, THEIRS, TAU = int(os.environ.get("BATCH", "64")), 2, 0.07
+KEPT = bool(os.environ.get("KEPT"))
 MICRO = int(os.environ.get("MICRO", "0")) or None
 
 
@@ -38,6 +41,12 @@ def material() -> tuple[Vlm, Vlm, list[Record]]:
     theirs = training.opened()
     theirs.part("tower").embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())
     return theirs, training.opened(), training.triples(BATCH)
+
+
+@functools.cache
+def vision() -> Vision | None:
+    """With KEPT=1, the tower's outputs, in a folder that the first run fills."""
+    return Vision(material()[1], training.folder(), training.folder() / "kept") if KEPT else None
 
 
 def texts(vlm: Vlm, some: list[str]) -> Tensor:
@@ -51,7 +60,8 @@ def released(vlm: Vlm, records: list[Record]) -> Tensor:
     """The loss of one micro-batch."""
     pixels = vlm.pixels([open_image(training.folder(), record["image"]) for record in records])
     features = vlm.model.get_image_features(**pixels).pooler_output
-    rows = [vlm.encode(prompts.describe("bird"), r["description"], len(f)) for r, f in zip(records, features, strict=True)]
+    asked = prompts.describe("bird")
+    rows = [vlm.encode(asked, r["description"], len(f)) for r, f in zip(records, features, strict=True)]
     ids, mask = vlm.pad([row[0] for row in rows])
     labels = vlm.pad([row[1] for row in rows], value=IGNORE)[0]
     logits = vlm.model(inputs_embeds=vlm.embed(ids, features), attention_mask=mask, use_cache=False).logits
@@ -86,7 +96,9 @@ def baseline() -> tuple[float, float]:
 
 def step(vlm: Vlm, records: list[Record], form: str, micro: int | None) -> float:
     loss = 0.0
-    for part, told in align.objective(vlm, training.folder(), form, TAU, "mean")(records, Step(0, "", micro)):
+    for part, told in align.objective(vlm, training.folder(), form, TAU, "mean", vision=vision())(
+        records, Step(0, "", micro)
+    ):
         part.backward()
         loss += float(told["loss"])
     return loss
@@ -107,7 +119,7 @@ def same(theirs: tuple[float, float], mine: tuple[float, float]) -> None:
 
 
 def benchmark() -> Benchmark:
-    label = f"contrastive batch {BATCH}" + (f", micro-batch {MICRO}" if MICRO else "")
+    label = f"contrastive batch {BATCH}" + f", micro-batch {MICRO}" * bool(MICRO) + ", tower kept" * KEPT
     return Benchmark((f"released procedure, {THEIRS}", baseline), (label, ours), same, bar=3)
 
 
@@ -117,4 +129,5 @@ if __name__ == "__main__":
     before, began = peak(torch.device("cpu")), time.perf_counter()
     {"released": baseline, "ours": ours}[sys.argv[1]]()
     took = time.perf_counter() - began
-    print(f"{sys.argv[1]}: {BATCH / took:.2f} triples/s, peak {peak(torch.device('cpu')):.0f} MiB ({before:.0f} before)")
+    after = peak(torch.device("cpu"))
+    print(f"{sys.argv[1]}: {BATCH / took:.2f} triples/s, peak {after:.0f} MiB ({before:.0f} before)")

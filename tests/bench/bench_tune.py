@@ -1,5 +1,5 @@
-"""An epoch of tuning on 64 questions, 8 a step: `fgvr tune`'s loop against TRL's SFTTrainer (extra `fgvr[bench]`) on the
-same model, adapter and order, with the same labelled tokens. Seconds; compared first: the mean loss at a learning rate
+"""An epoch of tuning on 64 questions, 8 a step: `fgvr tune`'s loop against TRL's SFTTrainer (extra `fgvr[bench]`), same
+model, adapter and order, with the same labelled tokens. Seconds; compared first: the mean loss at a learning rate
 of nearly 0. KEPT=1 lets ours take the vision tower's output from a folder, which its first run fills."""
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def rows(vlm: Vlm, asked: list[Record]) -> Any:
     for record in asked:
         talk = tune.talk(record)
         whole, prompt = vlm.chat([(talk.question, talk.answer)], True), vlm.chat([(talk.question, None)], True)
-        shared = len(os.path.commonprefix([whole, prompt]))
+        shared = next(n for n, letter in enumerate(whole) if prompt[n : n + 1] != letter)
         made.append({"prompt": whole[:shared], "completion": whole[shared:], "at": record["image"]})
     found = Dataset.from_list(made)
 
@@ -88,7 +88,8 @@ def ours() -> float:
     (out / "ours").mkdir()
     recipe = Recipe(BATCH, 1, RATE, 0, 0.0, 1.0, 10**6, 0)
     vision = Vision(vlm, training.folder(), out / "kept" if KEPT else None)
-    train(vlm, asked, tune.objective(vlm, training.folder(), vision=vision), recipe, out / "ours", lambda *_: None, False)
+    loss = tune.objective(vlm, training.folder(), vision=vision)
+    train(vlm, asked, loss, recipe, out / "ours", lambda *_: None, False)
     return mean([entry["loss"] for entry in procs.read_jsonl(out / "ours" / "log.jsonl")])
 
 
