@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from fgvr import losses
+from fgvr import losses, signals
 from fgvr.datasets import toy
 from fgvr.datasets.settings import Toy
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, Stopped, UsageError
 from fgvr.models.vlm import Vlm, open_vlm
 from fgvr.names import Aliases
 from fgvr.stages import align, tune
@@ -442,6 +443,35 @@ def test_two_processes_learn_what_one_learns(scarce: bool, world: Any, tmp_path:
         assert theirs == pytest.approx(mine, abs=2e-5)
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(first[k], second[k], atol=1e-4) for k in first)
+
+
+def _stop_here(world: Any, folder: Path) -> None:
+    """A signal to the second process in step 3; both go on in another run."""
+    signals.install()
+    joined, _ = ranks.start("cpu")
+    vlm = opened(world, dropout=0.2)
+    inner = aligning(vlm, world)
+
+    def loss(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        if step.key == "step 3" and joined.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from inner(records, step)
+
+    with pytest.raises(Stopped):
+        train(vlm, world[1][:13], loss, dataclasses.replace(RECIPE, micro_batch=2), folder, lambda *_: None, False,
+              ranks=joined)  # fmt: skip
+    ranks.leave()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(world: Any, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, micro_batch=2)
+    whole = trained(world, tmp_path / "whole", recipe)
+    (tmp_path / "out").mkdir()
+    assert together(_stop_here, world, tmp_path / "out") == [0, 0]
+    assert trainer.last_checkpoint(tmp_path / "out" / "checkpoints").endswith("checkpoint-3")
+    for mine, theirs in zip(trained(world, tmp_path / "out", recipe, resumed=True), whole, strict=True):
+        assert mine == pytest.approx(theirs, abs=2e-5)
 
 
 def _sums(folder: Path) -> None:

@@ -237,7 +237,7 @@ def _save(path: Path, seen: Seen) -> None:
     tensors = {f"output.{name}": value.contiguous() for name, value in _flat(seen.output).items()}
     fills: dict[str, Any] = {}
     for name, value in seen.inputs.items():
-        if value.unique().numel() == 1:  # masks without padding, and the blank pixels
+        if bool((value == value.flatten()[0]).all()):  # masks without padding, and the blank pixels
             tensors[f"fill.{name}"], fills[name] = value.flatten()[:1].contiguous(), list(value.shape)
         else:
             tensors[f"input.{name}"] = value.contiguous()

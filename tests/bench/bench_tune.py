@@ -11,8 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fgvr.images import open_image
 from fgvr.models.vlm import Vlm
 from fgvr.records import Record
@@ -54,7 +52,8 @@ def rows(vlm: Vlm, asked: list[Record]) -> Any:
         talk = tune.talk(record)
         whole, prompt = vlm.chat([(talk.question, talk.answer)], True), vlm.chat([(talk.question, None)], True)
         shared = next(n for n, letter in enumerate(whole) if prompt[n : n + 1] != letter)
-        made.append({"prompt": whole[:shared], "completion": whole[shared:], "at": record["image"]})
+        bos = vlm.tokenizer.bos_token if vlm.text_options(whole)["add_special_tokens"] else ""  # TRL adds none
+        made.append({"prompt": bos + whole[:shared], "completion": whole[shared:], "at": record["image"]})
     found = Dataset.from_list(made)
 
     def look(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -98,7 +97,6 @@ def mean(values: list[float]) -> float:
 
 
 def same(theirs: float, mine: float) -> None:
-    torch.set_grad_enabled(True)
     assert abs(theirs - mine) < 1e-2, f"mean losses {theirs:.4f} and {mine:.4f}"
 
 

@@ -26,7 +26,8 @@ def folder() -> Path:
     """With the model, in `model`, and all images."""
     made = Path(tempfile.mkdtemp())
     (made / "model").mkdir()
-    model.save(made / "model", size=490, hidden_size=256, intermediate_size=1024, num_hidden_layers=9)
+    tower = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 9, "num_attention_heads": 8}
+    model.save(made / "model", size=490, **tower)
     return made
 
 
