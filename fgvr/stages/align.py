@@ -79,7 +79,7 @@ class Objective:
             shown = sight.show([records[n]["image"] for n in rows])
 
             def make(more: bool) -> tuple[Tensor, Tensor | None, Parts]:
-                features = shown.features(again=True)
+                features = shown.features(again=not more)
                 made = vlm.pool_features(features, self.pool)
                 parts: Parts = {}
                 found = [term.loss(rows, features, parts) for term in terms if more and term]

@@ -101,7 +101,4 @@ def same(theirs: float, mine: float) -> None:
 
 
 def benchmark() -> Benchmark:
-    from importlib import metadata
-
-    label = f"TRL SFTTrainer {metadata.version('trl')}"
-    return Benchmark((label, sft), ("fgvr tune" + (", tower kept" if KEPT else ""), ours), same, bar=1.5)
+    return Benchmark(("TRL SFTTrainer", sft), ("fgvr tune" + (", tower kept" if KEPT else ""), ours), same, bar=1.5)
