@@ -100,7 +100,7 @@ def step(vlm: Vlm, records: list[Record], form: str, micro: int | None) -> float
         records, Step(0, "", micro)
     ):
         part.backward()
-        loss += float(told["loss"])
+        loss += float(told.get("loss", 0.0))
     return loss
 
 
