@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from fgvr.cli import training
-from fgvr.cli.options import adapter, device, image_root, model, settings, stage_io
+from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Align
 
@@ -15,30 +17,61 @@ from fgvr.settings import Align
 @model
 @adapter
 @image_root
+@click.option("--aliases", type=InputFile(), metavar="FILE", help="Records {category, aliases: [name, …]}.")
+@click.option("--questions", type=InputFile(), metavar="FILE", help="One stage: also learn these, on the same images.")
 @device
 @settings(Align)
-def command(job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Align) -> None:
+def command(
+    job: Job,
+    model: str,
+    adapter: str | None,
+    image_root: str,
+    aliases: str | None,
+    questions: str | None,
+    device: str,
+    settings: Align,
+) -> None:
     """Stage I: align objects, descriptions and category names by contrast.
 
     Reads mined triples (mine-negatives) and trains LoRA adapters on connector and language model with the three
-    contrastive losses and description generation of Finedefics, Eqs 5-8; the vision tower stays frozen. Writes an
-    adapter folder with its loss curve, log.jsonl. Reads the whole stream first. --resume goes on from the last
-    checkpoint.
+    contrastive losses and description generation of Finedefics, Eqs 5-8; the vision tower stays frozen. The batch is
+    the contrastive batch, whatever --micro-batch fits in memory. Writes an adapter folder with its loss curve,
+    log.jsonl; speed and memory go to DIR.logs. Reads the whole stream first. --resume goes on from the last
+    checkpoint. torchrun spreads it over GPUs and nodes; docs/training.md has formulas, memory and ablations.
+
+    --questions FILE makes both stages one (ablation 3c): to each step's loss the one of tune is added, on the questions
+    whose image is in the batch. Rows of one category (also by --aliases) are never each other's negatives.
 
     \b
     Examples:
       fgvr align --model examples/toy/vlm --image-root images -o runs/align mined.jsonl
-      fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images --batch-size 32 -o align mined.jsonl
+      fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images --micro-batch 8 -o align mined.jsonl
+      torchrun --nproc-per-node 8 .venv/bin/fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images
+        --vision-cache kept -o align mined.jsonl
     """
-    from fgvr.stages.align import objective
+    from fgvr.losses import Temperature, Weights
+    from fgvr.names import Aliases
+    from fgvr.stages import align, tune
 
+    others = job.load(aliases, required=("category",), stage="none") if aliases else []
+    known = Aliases([record["category"], *record.get("aliases", [])] for record in others)
+    asked = job.load(questions, required=("image", "kind", "question", "answer")) if questions else []
+    talks: dict[str, Any] = {}
+
+    def prepare(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        talks.update(align.joined(asked, records, tune.talk))
+        return align.with_negatives(records, settings.negatives, settings.seed, known)
+
+    temperature = Temperature(settings.temperature) if settings.learn_temperature else None
+    weights = {name: getattr(settings, f"{name}_weight") for name in Weights.__annotations__}
     training.run(
-        job,
-        model,
-        adapter,
-        image_root,
-        device,
-        settings,
-        required=("image", "description", "category", "negatives"),
-        objective=lambda vlm: objective(vlm, image_root, settings.loss_form, settings.temperature, settings.reduction),
-    )
+        job, model, adapter, image_root, device, settings,
+        required=("image", "description", "category", *(("negatives",) if settings.negatives == "hard" else ())),
+        objective=lambda vlm, vision: align.objective(
+            vlm, image_root, settings.loss_form, temperature or settings.temperature, settings.reduction,
+            pairs=settings.pairs, pool=settings.pool, weights=Weights(**weights), aliases=known, vision=vision,
+            answers=(lambda record: talks[record["image"]]) if questions else None,
+        ),
+        prepare=prepare,
+        extra=temperature,
+    )  # fmt: skip

@@ -2,51 +2,116 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgvr.cli import boundary
-from fgvr.errors import FgvrError
+from fgvr.errors import FgvrError, UsageError
 from fgvr.job import Job
 from fgvr.settings import Training
 from fgvr.stream import Item, each
 
 if TYPE_CHECKING:
     from fgvr.models.vlm import Vlm
+    from fgvr.run import Run
+    from fgvr.training.ranks import Ranks
+    from fgvr.training.trainer import Recipe
+    from fgvr.training.vision import Vision
+
+Records = list[dict[str, Any]]
 
 
 def run(
-    job: Job,
-    model: str,
-    adapter: str | None,
-    image_root: str,
-    device: str,
-    settings: Training,
-    *,
+    job: Job, model: str, adapter: str | None, image_root: str, device: str, settings: Training, *,
     required: Sequence[str],
-    objective: Callable[[Vlm], Any],
-) -> None:
-    """Train `objective(vlm)` on the records of `job` and commit the adapter folder."""
-    from fgvr.models.vlm import open_vlm
-    from fgvr.training.adapters import prepare
-    from fgvr.training.trainer import Recipe, save_adapter, train
+    objective: Callable[[Vlm, Vision], Any],
+    prepare: Callable[[Records], Records] = list,
+    extra: Any = None,
+) -> None:  # fmt: skip
+    """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
 
-    vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
-    prepare(vlm, settings)
+    Args:
+        prepare: changes the records before training.
+        extra: a module that is learnt beside the model.
+    """
+    from fgvr.training.ranks import leave, start
+    from fgvr.training.trainer import Recipe, save_adapter, train
+    from fgvr.training.vision import Vision
+
+    ranks, device = start(device)
+    if ranks.world > 1 and job.source == "-":
+        raise UsageError("several processes cannot share stdin; name a FILE")
+    vlm = _opened(model, adapter, device, settings)
+    loss = objective(vlm, Vision(vlm, image_root, settings.vision_cache))
+    recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
+    if extra is not None:
+        extra.to(vlm.device)
+    if ranks.rank:
+        return _follow(ranks, vlm, loss, recipe, extra)
     with job.run(models=[vlm.about]) as going:
-        if going.complete:
-            return
-        records = list(going.checked(_readable(going.read(required=required), image_root)))
-        if not records:
-            raise FgvrError("no record to train on; give it some")
-        recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
-        train(vlm, records, objective(vlm), recipe, going.folder, _progress(), going.resumed)
+        with _telling(ranks) as tell:
+            if going.complete:
+                return
+            records = prepare(_read(going, required, image_root))
+            reports = _reports(job, settings, going.resumed)
+            tell((records, going.folder, going.resumed))
+        more = {"ranks": ranks, "extra": extra, "reports": reports, "tell": boundary.say}
+        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
         if vlm.writer.cut:
             job.say(f"{len(vlm.writer.cut)} texts were longer than the model's context and were cut at a sentence")
+        going.summary = {"temperature": float(extra())} if extra is not None else {}
+    leave()
+
+
+def _follow(ranks: Ranks, vlm: Vlm, loss: Any, recipe: Recipe, extra: Any) -> None:
+    """Train as one of the other processes, on what the first one read."""
+    from fgvr.training.ranks import leave
+    from fgvr.training.trainer import train
+
+    if (told := ranks.share(None)) is not None:
+        records, folder, resumed = told
+        train(vlm, records, loss, recipe, folder, lambda *_: None, resumed, ranks=ranks, extra=extra)
+    leave()
+
+
+def _opened(model: str, adapter: str | None, device: str, settings: Training) -> Vlm:
+    """The model with the adapter to train."""
+    from fgvr.models.vlm import open_vlm
+    from fgvr.training.adapters import prepare
+
+    vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
+    prepare(vlm, settings)
+    return vlm
+
+
+def _read(going: Run, required: Sequence[str], image_root: str) -> Records:
+    records = list(going.checked(_readable(going.read(required=required), image_root)))
+    if not records:
+        raise FgvrError("no record to train on; give it some")
+    return records
+
+
+@contextlib.contextmanager
+def _telling(ranks: Ranks) -> Iterator[Callable[[Any], None]]:
+    """Tell the other processes what to train on; that there is nothing, when it came to that."""
+    told: list[Any] = []
+    try:
+        yield told.append
+    finally:
+        ranks.share(told[0] if told else None)
+
+
+def _reports(job: Job, settings: Training, resumed: bool) -> Any:
+    from fgvr.training.reports import Reports
+
+    assert job.output is not None
+    return Reports(Path(settings.logs or f"{job.output.rstrip('/')}.logs"), settings.report_to, resumed)
 
 
 def _readable(items: Iterator[Item], image_root: str) -> Iterator[Item]:

@@ -22,7 +22,8 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
 
     Reads questions and trains LoRA adapters on connector and language model to give their answers; only reply tokens
     are in the loss (Finedefics, Eq 9). With --adapter it goes on training that adapter (align's). Writes an adapter
-    folder with its loss curve, log.jsonl. Reads the whole stream first. --resume goes on from the last checkpoint.
+    folder with its loss curve, log.jsonl; speed and memory go to DIR.logs. Reads the whole stream first. --resume goes
+    on from the last checkpoint. torchrun spreads it over GPUs and nodes (docs/training.md).
 
     \b
     Examples:
@@ -31,9 +32,10 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     """
     from fgvr.stages.tune import objective
 
-    at_once = settings.micro_batch or settings.batch_size
     training.run(
         job, model, adapter, image_root, device, settings,
         required=("image", "kind", "question", "answer"),
-        objective=lambda vlm: objective(vlm, image_root, at_once, settings.choice_reply),
+        objective=lambda vlm, vision: objective(
+            vlm, image_root, choice_reply=settings.choice_reply, vision=vision
+        ),
     )

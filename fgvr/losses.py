@@ -21,14 +21,42 @@ the batch. Half-precision embeddings are computed in float32, also under autocas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 FORMS = ("paper", "released")
 REDUCTIONS = ("sum", "mean")
+COLDEST = 0.01  # least learnt temperature (CLIP's bound, arXiv 2103.00020, section 2.5)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term counts in the objective; the defaults are Eq 8's."""
+
+    generation: float = 1.0
+    oac: float = 0.5
+    acc: float = 0.5
+    ccc: float = 0.5
+
+
+class Temperature(nn.Module):
+    """A learnt temperature > 0, kept as its logarithm; never below COLDEST."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        """0-d, differentiable. A value that an optimiser's step took too low is put back first: a clamp in the graph
+        would have no gradient, and stay there."""
+        with torch.no_grad():
+            self.log.clamp_(min=math.log(COLDEST))
+        return self.log.exp()
 
 
 def object_attribute(
@@ -134,13 +162,41 @@ def category_category(
     return added / len(c) if reduction == "mean" else added
 
 
-def total(generation: Tensor, oac: Tensor, acc: Tensor, ccc: Tensor) -> Tensor:
-    """The objective of stage I, Eq 8: generation + (oac + acc + ccc) / 2, all 0-d.
+def object_category(
+    o: Tensor,
+    c: Tensor,
+    neg_c: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    same: Tensor | None = None,
+    temperature: float | Tensor = 1.0,
+    reduction: str = "mean",
+    form: str = "paper",
+) -> Tensor:
+    """Object-category loss OCC of ablation 3b: (OC + CO) / 2, Eqs 5a-5c with names in the descriptions' place.
+
+    OC = sum_i -log( exp s(o_i, c_i) / (sum_{j in batch} exp s(o_i, c_j) + sum_{w in neg_c[i]} exp s(o_i, c_w)) )
+    CO = sum_i -log( exp s(o_i, c_i) / sum_{k in batch} exp s(o_k, c_i) )
+
+    The paper reports the ablation without an equation, and the released code has no path for it: this is our reading.
+
+    Args:
+        o, c: (B, D). neg_c: (B, K, D) names of row i's hard negatives, or None. The rest as in `object_attribute`.
+    Returns, Raises: as `object_attribute`.
+    """
+    _check({"o": o, "c": c}, {"neg_c": neg_c}, mask, same, temperature, reduction, form)
+    o_to_c = _contrast(o, c, neg_c, mask, same, temperature, reduction, form)
+    c_to_o = _contrast(c, o, None, mask, same, temperature, reduction, form)
+    return (o_to_c + c_to_o) / 2
+
+
+def total(generation: Tensor, oac: Tensor, acc: Tensor, ccc: Tensor, weights: Weights = Weights()) -> Tensor:
+    """The objective of stage I, Eq 8: generation + (oac + acc + ccc) / 2, all 0-d; other factors by `weights`.
 
     `generation` is the token loss of writing the description. The paper does not say how it is reduced; with a token
     mean, use reduction "mean" in the other three.
     """
-    return generation + (oac + acc + ccc) / 2
+    return weights.generation * generation + weights.oac * oac + weights.acc * acc + weights.ccc * ccc
 
 
 def same_category(categories: Sequence[str], device: torch.device | str = "cpu") -> Tensor:

@@ -227,12 +227,24 @@ class Training:
     gradient_checkpointing: bool = option(
         False, "Compute the language model's layers again in the backward pass: less memory, more time.", how=True
     )
+    connector_warmup: float = option(0.0, "First share of the steps, in which the connector alone learns.")
+    micro_batch: int | None = option(
+        None, "Records in memory at once, in each process; the step's gradient is the same.", how=True
+    )
+    vision_cache: str | None = option(None, "Folder that keeps what the frozen vision tower gives.", how=True)
     save_steps: int = option(60, "Steps between checkpoints.", how=True)
+    logs: str | None = option(None, "Folder of speed.jsonl and TensorBoard's files (default: DIR.logs).", how=True)
+    report_to: str = option(
+        "auto", "Where steps are reported; auto: to TensorBoard if it is installed.", how=True,
+        choices=("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
+    )  # fmt: skip
     seed: int = option(0, "Seed of order, dropout and first weights.")
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "rank", "alpha", "save_steps"):
             between(name, getattr(self, name), 1)
+        between("micro_batch", 1 if self.micro_batch is None else self.micro_batch, 1)
+        between("connector_warmup", self.connector_warmup, 0, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
             between(name, getattr(self, name), 0)
         between("dropout", self.dropout, 0, 0.99)
@@ -251,12 +263,28 @@ class Align(Training):
         "paper", "Losses as printed, or as the released code computes them.", choices=("paper", "released")
     )
     temperature: float = option(1.0, "Cosines are divided by this; the paper has none, its code starts at 0.07.")
+    learn_temperature: bool = option(False, "Learn the temperature, from --temperature on.")
     reduction: str = option(
         "mean", "Contrastive terms are averaged or, as printed, summed over the batch.", choices=("mean", "sum")
     )
+    pairs: str = option(
+        "attribute", "Contrast objects with descriptions and these with names, or objects with names.",
+        choices=("attribute", "object-category"),
+    )  # fmt: skip
+    negatives: str = option(
+        "hard", "Besides the batch: each triple's own, as many drawn from other categories, or none.",
+        choices=("hard", "simple", "none"),
+    )  # fmt: skip
+    pool: str = option("eos", "Which hidden state stands for an object or a text.", choices=("eos", "last", "mean"))
+    generation_weight: float = option(1.0, "Weight of the description's generation.")
+    oac_weight: float = option(0.5, "Weight of object-attribute contrast; of object-category, with such --pairs.")
+    acc_weight: float = option(0.5, "Weight of attribute-category contrast.")
+    ccc_weight: float = option(0.5, "Weight of category-category contrast.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("generation_weight", "oac_weight", "acc_weight", "ccc_weight"):
+            between(name, getattr(self, name), 0)
         if not self.temperature > 0:
             raise ValueError(f"--temperature must be positive, got {self.temperature}")
 
@@ -269,12 +297,6 @@ class Tune(Training):
     choice_reply: str = option(
         "letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text")
     )
-    micro_batch: int | None = option(None, "Records in memory at once; the result is the same.", how=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.micro_batch is not None:
-            between("micro_batch", self.micro_batch, 1)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ def test_paper_form_gives_the_worked_example():
     oac, acc, ccc = three("paper", 1.0, "sum")
     assert [oac.item(), acc.item(), ccc.item()] == pytest.approx([1.92551716, 3.13023554, 2.97591806], abs=1e-8)
     assert losses.total(torch.tensor(2.0), oac, acc, ccc).item() == pytest.approx(2 + 4.01583538, abs=1e-8)
+    weights = losses.Weights(3, 0.25, 0, 2)
+    want = 6 + 0.25 * 1.92551716 + 2 * 2.97591806
+    assert losses.total(torch.tensor(2.0), oac, acc, ccc, weights).item() == pytest.approx(want, abs=1e-7)
 
 
 def test_released_form_gives_the_worked_example():
@@ -137,6 +140,9 @@ def test_losses_equal_plain_loops(form, reduction, seed):
         losses.category_category(tc, tnc, **how),
     ]
     scale = rows if reduction == "mean" else 1
+    pairs, *_ = slow(o, c, c, neg_c, neg_c, mask, same, temperature, form)  # objects against names: OAC's loop
+    occ = losses.object_category(to, tc, tnc, same=alike, **how)
+    assert occ.item() == pytest.approx(sum(pairs) / scale, abs=1e-6)
     assert [x.item() for x in got] == pytest.approx([sum(terms) / scale for terms in want], abs=1e-6)
 
 

@@ -125,3 +125,46 @@ def test_an_array_of_parts_and_cat(cluster: Cluster) -> None:
     assert [call.split("--shard ")[1].split()[0] for call in parts] == ["1/3", "2/3", "3/3"], "make did not do it again"
     assert all(call.startswith("extract-attrs --model hf:org/model --image-root runs/x/images") for call in parts)
     assert (cluster.root / "runs/x/extracted.jsonl").read_text().splitlines() == parts
+
+
+# srun [--options] COMMAND …: two tasks on one node; hands TERM on
+SRUN = """\
+#!/usr/bin/env bash
+while [[ $1 == --* ]]; do shift; done
+for n in 0 1; do SLURM_NTASKS=2 SLURM_PROCID=$n SLURM_LOCALID=$n "$@" & tasks+=($!); done
+trap 'kill -TERM "${tasks[@]}"' TERM
+status=0
+for task in "${tasks[@]}"; do
+  while kill -0 "$task" 2> /dev/null; do wait "$task"; done
+  wait "$task" || status=$?
+done
+exit $status
+"""
+PROCESS = """\
+#!/usr/bin/env bash
+echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*" >> calls
+trap 'touch "stopped-$RANK"; exit 143' TERM
+[ -z "${SLOW:-}" ] || { touch "working-$RANK"; for ((i = 0; i < 600; i++)); do sleep 0.1; done; }
+"""
+
+
+@pytest.mark.parametrize("slow", ["", "yes"])
+def test_several_nodes_stop_together_and_requeue(cluster: Cluster, slow: str) -> None:
+    scontrol = "#!/bin/sh\n[ $1 = show ] && printf 'n1\\nn2\\n' || echo scontrol $* >> calls\n"
+    for name, text in (("srun", SRUN), ("fgvr", PROCESS), ("scontrol", scontrol)):
+        (cluster.root / "bin" / name).write_text(text)
+        (cluster.root / "bin" / name).chmod(0o755)
+    script = cluster.root / "examples/slurm/align-nodes.sbatch"
+    env = {**cluster.env, "SLURM_JOB_NODELIST": "n[1-2]", "SLOW": slow}
+    job = subprocess.Popen(["bash", str(script), "align", "-o", "out dir"], cwd="/", env=env, start_new_session=True)
+    if slow:
+        for _ in range(2400):
+            if len(list(cluster.root.glob("working-*"))) == 2:
+                break
+            time.sleep(0.05)
+        os.kill(job.pid, signal.SIGUSR1)
+    assert job.wait(120) == 0
+    calls = cluster.calls()
+    started = [f"{n} {n} 2 n1 20007 align -o out dir --resume" for n in range(2)]
+    assert sorted(calls[:2]) == started and calls[2:] == (["scontrol requeue 7"] if slow else [])
+    assert len(list(cluster.root.glob("stopped-*"))) == (2 if slow else 0)

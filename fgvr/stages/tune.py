@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from fgvr.errors import RecordError
-from fgvr.images import open_image
 from fgvr.models.vlm import Vlm
 from fgvr.stages.questions import final_prompt
 from fgvr.training.conversations import Talk, reply_loss
+from fgvr.training.gradcache import Step, Yielded
 from fgvr.training.trainer import Losses
+from fgvr.training.vision import Vision
 
 Record = dict[str, Any]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -35,20 +34,37 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
     return Talk(prompt, LETTERS[index] if choice_reply == "letter" else options[index])
 
 
-def objective(vlm: Vlm, image_root: str | Path, micro_batch: int, choice_reply: str = "letter") -> Losses:
-    """The generation loss of a batch of questions on its reply tokens, each token of the batch counting the same.
+def objective(
+    vlm: Vlm,
+    image_root: str | Path,
+    micro_batch: int | None = None,
+    choice_reply: str = "letter",
+    vision: Vision | None = None,
+) -> Losses:
+    """The generation loss of a batch of questions on its reply tokens (Eq 9); each token of the batch counts the same.
 
     Args:
-        micro_batch: records that go through the model at once; their gradients add up to the whole batch's.
+        micro_batch: records that go through the model at once; their gradients add up to the whole batch's. Records
+            of like length go together.
         choice_reply: see `talk`.
+        vision: where object tokens come from.
     """
+    sight = vision or Vision(vlm, image_root)
 
-    def step(records: Sequence[Record]) -> Iterator[tuple[Tensor, dict[str, float]]]:
+    def step(records: Sequence[Record], now: Step | None = None) -> Yielded:
+        now = now or Step.alone(micro_batch)
         talks = [talk(record, choice_reply) for record in records]
-        lengths = [sum(label >= 0 for label in vlm.encode(t.question, t.answer, 1)[1]) for t in talks]
-        for start in range(0, len(records), micro_batch):
-            part = slice(start, start + micro_batch)
-            features = vlm.features(vlm.pixels([open_image(image_root, record["image"]) for record in records[part]]))
-            yield reply_loss(vlm, talks[part], features) * (sum(lengths[part]) / sum(lengths)), {}
+        coded = [vlm.encode(t.question, t.answer, 1) for t in talks]
+        labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
+        order = sorted(range(len(records)), key=lambda n: (-len(coded[n][0]), n))
+        size, ranks = now.size(len(records)), now.ranks
+        starts = list(enumerate(range(0, len(records), size)))
+        for number, start in starts[ranks.rank :: ranks.world]:
+            rows = order[start : start + size]
+            now.draw(number)
+            features = sight.show([records[n]["image"] for n in rows]).features()
+            tokens = sum(labelled[n] for n in rows)
+            found = reply_loss(vlm, [talks[n] for n in rows], features) * (tokens / sum(labelled))
+            yield found, {"loss": found.detach(), "tokens": tokens}
 
     return step

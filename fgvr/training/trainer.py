@@ -1,35 +1,44 @@
-"""The loop that align and tune share: transformers' Trainer, with our losses, log, signals and exact resume."""
+"""The loop that align and tune share: transformers' Trainer, with our losses, log, signals and exact resume.
+
+Of several processes each reads the whole batch and works on its share of the micro-batches (see ranks); only the first
+one writes.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from fgvr import signals, stream
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, Stopped, UsageError
 from fgvr.models.vlm import Vlm
+from fgvr.training.adapters import roots
+from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
+from fgvr.training.gradcache import Parts, Step
+from fgvr.training.ranks import Ranks, ShortElsewhereError
+from fgvr.training.reports import Reports
 
 Record = dict[str, Any]
-# A batch of records to losses to be back-propagated one after the other: each (weighted loss, parts for the log)
-Losses = Callable[[Sequence[Record]], Iterator[tuple[Tensor, dict[str, float]]]]
+# A batch of records to tensors, each to be back-propagated before the next is asked for, and what they add to the log:
+# "loss", its terms, "tokens"
+Losses = Callable[..., Iterator[tuple[Tensor, Parts]]]
+__all__ = ["Losses", "Recipe", "save_adapter", "train"]
+SHOWN = 5  # records that a message names
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What both stages let the user set; the defaults are Finedefics' (section 4.1), see fgvr.settings."""
 
-    batch_size: int  # records a step
+    batch_size: int  # records a step, all processes together
     epochs: float
     lr: float  # peak of a linear schedule
     warmup_steps: int
@@ -38,61 +47,184 @@ class Recipe:
     save_steps: int  # steps between checkpoints
     seed: int
     optimiser: str = "adamw_torch_fused"
+    connector_warmup: float = 0.0  # first share of the steps, in which the connector alone learns
+    micro_batch: int | None = None  # records in memory at once, in each process
 
 
 class _Trainer(Trainer):
-    """Trainer whose step is ours; everything else (optimiser, schedule, order, checkpoints, resume) is
-    transformers'."""
+    """Trainer whose step is ours; everything else (optimiser, schedule, checkpoints, resume) is transformers'."""
 
-    def __init__(self, vlm: Vlm, losses: Losses, log: Path, **options: Any) -> None:
+    def __init__(
+        self,
+        vlm: Vlm,
+        losses: Losses,
+        recipe: Recipe,
+        folder: Path,
+        ranks: Ranks,
+        extra: nn.Module | None,
+        tell: Callable[[str], None],
+        **options: Any,
+    ) -> None:
         super().__init__(model=vlm.learner, **options)
-        self.vlm, self.losses, self.log_file = vlm, losses, log
+        self.vlm, self.losses, self.recipe, self.folder = vlm, losses, recipe, folder
+        self.ranks, self.extra, self.tell = ranks, extra, tell
+        self.micro = recipe.micro_batch
+        self.learning = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
+        self.connector = _connector(vlm, self.learning) if recipe.connector_warmup else set()
+        self.entry: dict[str, Any] = {}  # the log's last line
+
+    # --- one step ---
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One optimiser step's gradients; returns the loss, detached.
 
         Raises:
-            FgvrError: the loss is not finite; the last checkpoint is sound.
+            FgvrError: loss or gradient is not finite; the last checkpoint is sound.
         """
         model.train()
         self.vlm.part("tower").eval()
-        total = torch.zeros((), device=self.args.device)
-        parts: dict[str, float] = {}
-        for loss, found in self.losses(inputs["records"]):
-            self.accelerator.backward(loss)
-            total += loss.detach().float()
-            for name, value in found.items():
-                parts[name] = parts.get(name, 0.0) + value
-        step = self.state.global_step + 1
-        if not torch.isfinite(total):
-            raise FgvrError(
-                f"the loss is {total.item()} at step {step}; lower --lr and start again"
-            )
-        self._write_log(
-            {
-                "step": step,
-                "loss": round(total.item(), 6),
-                **{k: round(v, 6) for k, v in parts.items()},
-                "lr": self._get_learning_rate(),
-            }
-        )
-        return total
+        records, step = inputs["records"], self.state.global_step + 1
+        self._warm_up(step)
+        while (found := self._tried(records, step)) is None:
+            self._halve(len(records))
+        parts = self.ranks.add({name: float(value) for name, value in found.items()})
+        self.ranks.reduce(self._parameters())
+        self._check(parts, records, step)
+        loss = parts.pop("loss")
+        terms = {name: round(value, 6) for name, value in parts.items() if name != "tokens"}
+        tokens = {"tokens": int(parts["tokens"])} if "tokens" in parts else {}
+        self.entry = {"step": step, "loss": round(loss, 6), **terms, **tokens, "lr": self._get_learning_rate()}
+        if self.ranks.rank == 0:
+            with open(self.folder / "log.jsonl", "ab") as file:
+                file.write(stream.encode(self.entry) + b"\n")
+        self.entry["records"] = len(records)
+        return torch.tensor(loss, device=self.args.device)
 
-    def _write_log(self, entry: dict[str, Any]) -> None:
-        with open(self.log_file, "ab") as file:
-            file.write(stream.encode(entry) + b"\n")
+    def _parameters(self) -> list[nn.Parameter]:
+        more = list(self.extra.parameters()) if self.extra is not None else []
+        return [p for p in (*self.learning.values(), *more) if p.requires_grad]
+
+    def _warm_up(self, step: int) -> None:
+        """Let the connector learn alone in the first share of the steps; the optimiser leaves what has no gradient."""
+        if self.connector:
+            alone = step <= round(self.recipe.connector_warmup * self.state.max_steps)
+            for name, parameter in self.learning.items():
+                parameter.requires_grad_(not alone or name in self.connector)
+
+    def _tried(self, records: Sequence[Record], step: int) -> Parts | None:
+        """Back-propagate the batch; None when memory ran out in any process."""
+        for parameter in self._parameters():
+            parameter.grad = None
+        parts: Parts = {}
+        short = False
+        now = Step(self.recipe.seed, f"step {step}", self.micro, self.ranks)
+        try:
+            for loss, found in self.losses(records, now):
+                if loss.requires_grad:
+                    self.accelerator.backward(loss)
+                for name, value in found.items():
+                    parts[name] = parts.get(name, 0.0) + value
+        except ShortElsewhereError:
+            return None
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            short = True
+        return None if self.ranks.any(short) else parts
+
+    def _halve(self, records: int) -> None:
+        """Go on with half the micro-batch. Raises MemoryError when it is one record."""
+        size = self.micro or -(-records // self.ranks.world)
+        if size == 1:
+            raise MemoryError("one record at a time is too much for this device")
+        self.micro = -(-size // 2)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.ranks.rank == 0:
+            self.tell(f"out of memory; going on with --micro-batch {self.micro}, and as many records a step as before")
+
+    def _check(self, parts: dict[str, float], records: Sequence[Record], step: int) -> None:
+        """Stop before a number that is none reaches the weights; leave the batch where it can be looked at."""
+        grads = [p.grad for p in self._parameters() if p.grad is not None]
+        norm = torch.stack([g.norm() for g in torch._foreach_norm(grads)]).norm() if grads else torch.zeros(())
+        wrong = [name for name, value in parts.items() if value != value or abs(value) == float("inf")]
+        if not wrong and torch.isfinite(norm):
+            return
+        what = f"the loss ({', '.join(n for n in wrong if n != 'loss') or 'loss'})" if wrong else "the gradient"
+        batch = self.folder / "checkpoints" / f"batch-{step}.jsonl"
+        if self.ranks.rank == 0:
+            batch.parent.mkdir(exist_ok=True)
+            batch.write_bytes(b"".join(stream.encode(record) + b"\n" for record in records))
+        names = ", ".join(str(record["id"]) for record in records[:SHOWN])
+        more = f" and {len(records) - SHOWN} more" if len(records) > SHOWN else ""
+        raise FgvrError(
+            f"{what} is not finite at step {step}, on records {names}{more}, kept in {batch}; correct them, or lower "
+            "--lr, and start again (the checkpoints before it are sound)"
+        )
+
+    def done(self) -> None:
+        """Leave the model as it was found, once every process is here."""
+        for parameter in self.learning.values():
+            parameter.requires_grad_(True)
+        if self.ranks.world > 1:
+            distributed.barrier()
+
+    # --- order ---
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The same whole batches in every process."""
+        assert isinstance(self.train_dataset, _Rows)
+        order = _Order(len(self.train_dataset), self.recipe.batch_size, self.recipe.seed)
+        return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=order, collate_fn=self.data_collator)
+
+    # --- the optimiser's and the checkpoints' share in what is learnt beside the model ---
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        optimiser = super().create_optimizer(model)
+        if self.extra is not None and len(optimiser.param_groups) == 2:
+            optimiser.add_param_group({"params": list(self.extra.parameters()), "weight_decay": 0.0})
+        return optimiser
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        from safetensors.torch import save_file
+
+        super()._save(output_dir, state_dict)
+        if self.extra is not None and self.args.should_save:
+            save_file(self.extra.state_dict(), Path(str(output_dir), "extra.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        from safetensors.torch import load_file
+
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.extra is not None:
+            self.extra.load_state_dict(load_file(Path(resume_from_checkpoint, "extra.safetensors")))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.ranks.rank == 0:
+            seal(self.folder / "checkpoints" / f"checkpoint-{self.state.global_step}")
 
 
 class _Watch(TrainerCallback):
-    """Progress for people, and a checkpoint when a signal asks to stop."""
+    """Progress and reports, and a checkpoint when a signal asks any of the processes to stop."""
 
-    def __init__(self, request: signals.Request, say: Callable[[int, int], None]) -> None:
-        self.request, self.say = request, say
+    def __init__(
+        self, request: signals.Request, say: Callable[[int, int], None], ranks: Ranks, reports: Reports | None
+    ) -> None:
+        self.request, self.say, self.ranks, self.reports = request, say, ranks, reports
+        self.trainer: _Trainer | None = None
+        self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.say(state.global_step, state.max_steps)
-        if self.request.stop:
-            control.should_save = control.should_training_stop = True
+        assert self.trainer is not None
+        if self.reports is not None:
+            speed = self.reports.step(self.trainer.entry, self.trainer.args.device)
+            told = {name: value for name, value in {**self.trainer.entry, **speed}.items() if name != "step"}
+            self.trainer.callback_handler.on_log(args, state, control, told)
+            self.say(state.global_step, state.max_steps)
+        if self.ranks.any(self.request.stop):
+            self.stopped = control.should_save = control.should_training_stop = True
 
 
 def train(
@@ -103,57 +235,66 @@ def train(
     folder: Path,
     say: Callable[[int, int], None],
     resumed: bool,
+    *,
+    ranks: Ranks = Ranks(),  # noqa: B008  a single process, never changed
+    extra: nn.Module | None = None,
+    reports: Reports | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Train the adapter of `vlm` in place and write `log.jsonl` (one line a step) below `folder`.
 
-    Checkpoints lie below `folder / "checkpoints"`; with `resumed` training goes on from the last one, and the log and
-    the final weights equal those of an uninterrupted run (data order, dropout and optimiser state included).
+    Checkpoints lie below `folder / "checkpoints"`; with `resumed` training goes on from the last whole one, and the log
+    and the final weights equal those of an uninterrupted run (data order, dropout and optimiser state included).
 
     Args:
         say: called with (steps done, steps in all) after every step.
+        ranks: the processes; every one of them calls this with the same arguments.
+        extra: what is learnt beside the model.
+        reports: where speed and memory go.
+        tell: says a line to people.
     Raises:
-        UsageError: started as several processes.
-        FgvrError: the loss is not finite.
+        FgvrError: loss or gradient is not finite.
+        MemoryError: one record is too much.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("align and tune run as one process; start them without torchrun or srun -n")
     if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
         torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(recipe.seed)
-    log, last = folder / "log.jsonl", None
-    checkpoints = folder / "checkpoints"
-    if resumed and checkpoints.is_dir():
-        last = _last_checkpoint(checkpoints)
-    _cut_log(log, int(last.rpartition("-")[2]) if last else 0)
+    checkpoints, last = folder / "checkpoints", None
+    if ranks.rank == 0:
+        last = last_checkpoint(checkpoints) if resumed and checkpoints.is_dir() else None
+        cut_log(folder / "log.jsonl", int(last.rpartition("-")[2]) if last else 0)
+    last = ranks.share(last)
     with signals.deferred() as request:
-        trainer = _Trainer(
-            vlm,
-            losses,
-            log,
-            args=_arguments(recipe, checkpoints, vlm.device),
-            train_dataset=_Rows(records),
-            data_collator=lambda rows: {"records": rows},
-            callbacks=[_Watch(request, say)],
-        )
+        watch = _Watch(request, say, ranks, reports if ranks.rank == 0 else None)
+        told = reports.callbacks if reports is not None else []
+        watch.trainer = trainer = _Trainer(
+            vlm, losses, recipe, folder, ranks, extra, tell,
+            args=_arguments(recipe, checkpoints, vlm.device, reports.names if reports is not None else ()),
+            train_dataset=_Rows(records), data_collator=lambda rows: {"records": rows}, callbacks=[watch, *told],
+        )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
         trainer.train(resume_from_checkpoint=last)
+        trainer.done()
+    if watch.stopped:
+        raise Stopped(signals.pending() or signals.SIGNALS[1])  # another process was asked to
     vlm.model.eval()
 
 
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    """The newest whole checkpoint. A killed run may have left a torn one, which goes: transformers writes
-    trainer_state.json last, and deletes an older checkpoint only after that."""
-    while last := get_last_checkpoint(str(checkpoints)):
-        try:
-            json.loads(Path(last, "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            shutil.rmtree(last)
-        else:
-            return last
-    return None
+def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
+    """The names of what is learnt in the connector."""
+    inside = tuple(f"{root}." for root in roots(vlm, "connector"))
+    found = {name for name in learning if name.startswith(inside)}
+    if not found:
+        raise UsageError("--connector-warmup trains the connector first, but nothing of it is trained; leave it out")
+    return found
 
 
-def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device) -> TrainingArguments:
+def _out_of_memory(error: Exception) -> bool:
+    """Also the CPU's allocator, which raises a plain RuntimeError."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device, names: Sequence[str]) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         per_device_train_batch_size=recipe.batch_size,
@@ -170,10 +311,11 @@ def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device) -> Train
         logging_strategy="no",
         seed=recipe.seed,
         data_seed=recipe.seed,
-        report_to="none",
+        report_to=list(names) or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and distributed.is_initialized() else None,
         dataloader_pin_memory=False,
     )
 
@@ -189,28 +331,19 @@ class _Rows(torch.utils.data.Dataset):
         return self.records[index]
 
 
-def _cut_log(log: Path, steps: int) -> None:
-    """Keep the lines of the first `steps` steps: what came after the checkpoint is trained, and logged, again."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["step"] > steps:
-            break
-        kept.append(line)
-    log.write_bytes(b"".join(kept))
+class _Order(torch.utils.data.Sampler):
+    """Batches of an epoch's order, which (seed, epoch) decide. (The order of accelerate's SeedableRandomSampler.)"""
 
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.count, self.size, self.seed, self.epoch = count, size, seed, 0
+        self.batch_sampler = self  # where Trainer looks for set_epoch
 
-def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
-    the library writes several in random order). Without an adapter: the whole model."""
-    from safetensors.torch import load_file, save
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
-    if vlm.peft is None:
-        return vlm.save(folder)
-    vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
-    (folder / "README.md").unlink(missing_ok=True)
-    weights = folder / "adapter_model.safetensors"
-    data = save(load_file(weights), metadata={"fgvr": json.dumps(record, sort_keys=True)})
-    weights.unlink()  # the library's files are for their owner alone; a new one follows the umask
-    weights.write_bytes(data)
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        return (order[n : n + self.size] for n in range(0, self.count, self.size))
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)

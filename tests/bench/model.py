@@ -17,8 +17,8 @@ from tests import families
 SIZE, IMAGE_TOKENS = 224, 64
 
 
-def save(folder: Path) -> Path:
-    """The model and its processor, as a folder."""
+def save(folder: Path, size: int = SIZE, **vision: int) -> Path:
+    """The model and its processor, as a folder; for images of `size` pixels, and with other settings of the tower."""
     import transformers as t
 
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def save(folder: Path) -> Path:
     tokens.add_tokens([f" {letter}" for letter in "ABCD"])  # one token each, as in any large vocabulary
     config = t.Idefics2Config(
         vision_config={"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6,
-                       "image_size": SIZE, "patch_size": 14},
+                       "image_size": size, "patch_size": 14, **vision},
         perceiver_config={"hidden_size": 512, "resampler_n_latents": IMAGE_TOKENS, "resampler_depth": 2,
                           "resampler_n_heads": 8, "resampler_head_dim": 64, "num_key_value_heads": 4},
         text_config={"model_type": "mistral", **families.text(
@@ -35,11 +35,11 @@ def save(folder: Path) -> Path:
         image_token_id=tokens.convert_tokens_to_ids("<image>"), pad_token_id=tokens.pad_token_id,
     )  # fmt: skip
     model = t.Idefics2ForConditionalGeneration(config).eval()
-    pixels = t.Idefics2ImageProcessor(size={"longest_edge": SIZE, "shortest_edge": 112}, do_image_splitting=False)
+    pixels = t.Idefics2ImageProcessor(size={"longest_edge": size, "shortest_edge": 112}, do_image_splitting=False)
     processor = t.Idefics2Processor(pixels, tokens, image_seq_len=IMAGE_TOKENS)
     processor.chat_template = (families.TOY / "chat_template.jinja").read_text()
     text = ["User:<image>Which?<end_of_utterance>\nAssistant:"]
-    sample = processor(text=text, images=[[Image.new("RGB", (SIZE, SIZE))]], return_tensors="pt")
+    sample = processor(text=text, images=[[Image.new("RGB", (size, size))]], return_tensors="pt")
     with torch.no_grad():
         hidden = model.model(**sample).last_hidden_state[0, -1]
         letters = tokens.convert_tokens_to_ids([f" {letter}" for letter in "ABCD"])

@@ -1,0 +1,129 @@
+"""The processes of one training run, as torchrun or `accelerate launch` starts them.
+
+Every process reads the same batch of records and works on its own micro-batches of it; embeddings and gradients are
+summed over the processes. So batches, losses and the result are those of one process, up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from fgvr.errors import UsageError
+
+BUCKET = 1 << 25  # numbers that are summed over the processes at once
+
+
+class ShortElsewhereError(Exception):
+    """Another process ran out of memory in this step."""
+
+
+class Ranks:
+    """This process among `world` ones. All methods are called by every process, in the same order."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag of any process is up."""
+        if self.world == 1:
+            return flag
+        found = torch.tensor([int(flag)])
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return bool(found.item())
+
+    def share(self, thing: Any) -> Any:
+        """What the first process holds."""
+        box = [thing]
+        if self.world > 1:
+            distributed.broadcast_object_list(box, 0, device=torch.device("cpu"))
+        return box[0]
+
+    def add(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Sum of each number over the processes, in their order."""
+        if self.world == 1:
+            return numbers
+        every: list[Any] = [None] * self.world
+        distributed.all_gather_object(every, numbers)
+        names = dict.fromkeys(name for some in every for name in some)
+        return {name: sum(some.get(name, 0) for some in every) for name in names}
+
+    def rows(self, made: Tensor | None, at: Sequence[int], shape: tuple[int, int], device: torch.device) -> Tensor:
+        """A matrix of which each process made some rows: (N, D) float32. What is this process's own stays
+        differentiable; the loss of all rows, computed by every process, then has the right gradient in each.
+
+        Args:
+            made: (len(at), D), None for no row.
+            at: places of the rows.
+            shape: (N, D).
+        Raises:
+            ShortElsewhereError: see there.
+        """
+        if self.any(False):
+            raise ShortElsewhereError
+        place = torch.tensor(list(at), dtype=torch.long, device=device)
+        whole = torch.zeros(shape, device=device)
+        if self.world > 1:
+            if made is not None:
+                whole[place] = made.detach().float()
+            distributed.all_reduce(whole)  # of numbers and zeros: exact
+        return whole if made is None else whole.index_copy(0, place, made.float())
+
+    def reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the processes."""
+        if self.world == 1:
+            return
+        every = list(parameters)
+        if not every:
+            return
+        has = torch.tensor([p.grad is not None for p in every], dtype=torch.int32)
+        distributed.all_reduce(has, distributed.ReduceOp.MAX)
+        bucket: list[torch.nn.Parameter] = []
+        for number, (parameter, there) in enumerate(zip(every, has.tolist(), strict=True)):
+            if there:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                bucket.append(parameter)
+            if bucket and (number + 1 == len(every) or sum(p.numel() for p in bucket) >= BUCKET):
+                _sum(bucket)
+                bucket = []
+
+
+def _sum(bucket: Sequence[torch.nn.Parameter]) -> None:
+    grads = [p.grad for p in bucket if p.grad is not None]
+    flat = torch.cat([grad.flatten().float() for grad in grads])
+    distributed.all_reduce(flat)
+    for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+
+
+def start(device: str) -> tuple[Ranks, str]:
+    """Join the other processes, if there are any, and name this one's device.
+
+    Raises:
+        UsageError: the launcher's variables are not whole, or it asks for sharded weights.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks(), device
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED"):
+        raise UsageError("FSDP and DeepSpeed shard weights, which align and tune do not support; launch without")
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is {world}, but {missing[0]} is not set; start with torchrun")
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    return Ranks(distributed.get_rank(), world), device
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

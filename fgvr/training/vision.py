@@ -1,0 +1,272 @@
+"""Object tokens of images, with the frozen vision tower run once: for both passes of a step, or, with a folder, once
+for all epochs, stages and ablations.
+
+What the tower gave is handed to the model in the tower's place; all that comes after it (choice of layer, connector,
+splitting) is the model's own. Folder: DIR/<key>/about.json names model weights, dtype and preprocessing (the key is its
+hash), DIR/<key>/<xx>/<SHA-256 of the image file>.safetensors holds the tower's output for one image, in the dtype in
+which it came, and is written whole or not at all: any number of processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgvr import provenance
+from fgvr.errors import FgvrError
+from fgvr.images import locate, open_image
+from fgvr.models.vlm import Vlm
+
+PIXELS = "pixel_values"
+FIELDS = ("last_hidden_state", "pooler_output", "hidden_states")
+
+
+@dataclass
+class Seen:
+    """What is left of some images once the tower has seen them: the model's inputs, the pixels without content, and
+    the tower's output (a tensor, or named ones)."""
+
+    inputs: dict[str, Tensor]
+    output: Any
+
+
+class Vision:
+    """Opens images and gives their object tokens.
+
+    Args:
+        root: folder that image paths start from.
+        folder: where the tower's outputs are kept; None: nowhere.
+    Raises:
+        FgvrError: with a folder: it cannot be written, or the tower does not stand apart from what is trained.
+    """
+
+    def __init__(self, vlm: Vlm, root: str | Path, folder: str | Path | None = None) -> None:
+        self.vlm, self.root = vlm, root
+        assert vlm.parts is not None
+        tower = vlm.part("tower")
+        inside = f"{vlm.parts.connector}.".startswith(f"{vlm.parts.tower}.")
+        self.apart = not inside and not any(p.requires_grad for p in tower.parameters())
+        self.folder = _opened(vlm, folder) if folder is not None else None
+        self._digests: dict[str, str] = {}
+        if folder is not None and not self.apart:
+            why = "is trained" if not inside else "holds the connector in this family"
+            raise FgvrError(f"--vision-cache keeps the output of a frozen tower, and this one {why}; leave it out")
+
+    def show(self, images: Sequence[str]) -> Shown:
+        """Image paths -> their object tokens, on request."""
+        return Shown(self, images)
+
+    def pixels(self, images: Sequence[str]) -> dict[str, Tensor]:
+        return self.vlm.pixels([open_image(self.root, image) for image in images])
+
+    def kept(self, image: str) -> Seen:
+        """One image from the folder; its tower output is made and kept if it is not there."""
+        assert self.folder is not None
+        if image not in self._digests:
+            self._digests[image] = provenance.sha256_file(locate(self.root, image))
+        digest = self._digests[image]
+        path = self.folder / digest[:2] / f"{digest}.safetensors"
+        if not path.exists():
+            seen = look(self.vlm, self.pixels([image]))[1]
+            if seen is None:
+                raise FgvrError("--vision-cache does not know how this family runs its tower; leave it out")
+            _save(path, seen)
+        return _load(path)
+
+
+class Shown:
+    """The images of one micro-batch. `features` may be asked for several times; the tower works once."""
+
+    def __init__(self, vision: Vision, images: Sequence[str]) -> None:
+        self.vision, self.images = vision, images
+        self._seen: list[Seen] = []
+
+    def features(self, again: bool = False) -> list[Tensor]:
+        """For each image (m, D), see Vlm.features.
+
+        Args:
+            again: it will be asked for again; keep what the tower gave, in the CPU's memory.
+        """
+        vlm = self.vision.vlm
+        if not self._seen and self.vision.folder is not None:
+            self._seen = _joined([self.vision.kept(image) for image in self.images])
+        if self._seen:
+            return [one for seen in self._seen for one in replay(vlm, seen)]
+        pixels = self.vision.pixels(self.images)
+        if not (again and self.vision.apart):
+            return vlm.features(pixels)
+        found, seen = look(vlm, pixels)
+        self._seen = [seen] if seen is not None else []
+        return found
+
+
+def look(vlm: Vlm, pixels: dict[str, Tensor]) -> tuple[list[Tensor], Seen | None]:
+    """Vlm.features, and what the tower gave on the way; None where a family does not run it as one module."""
+    found: list[Any] = []
+    tower = vlm.part("tower")
+    run = tower.forward
+
+    def noted(*args: Any, **options: Any) -> Any:
+        output = run(*args, **options)
+        found.append(_slim(output, vlm) if isinstance(output, (Tensor, dict)) else None)  # now: models add to it later
+        return output
+
+    with _standing_in(tower, noted):
+        features = vlm.features(pixels)
+    if len(found) != 1 or found[0] is None or PIXELS not in pixels:
+        return features, None
+    kept = {name: value.detach().cpu() for name, value in pixels.items() if name != PIXELS}
+    seen = pixels[PIXELS]  # what is all zero is padding, and must stay so
+    blank = seen.flatten(-3).any(-1).to(seen.dtype).cpu()[..., None, None, None].expand(seen.shape)
+    return features, Seen({PIXELS: blank, **kept}, found[0])
+
+
+def replay(vlm: Vlm, seen: Seen) -> list[Tensor]:
+    """Vlm.features of images that the tower has seen; differentiable in the connector."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    output = _each(seen.output, lambda x: x.to(vlm.device))
+    if isinstance(output, dict):
+        output = BaseModelOutputWithPooling(**output)
+    with _standing_in(vlm.part("tower"), lambda *args, **options: output):
+        return vlm.features({name: value.to(vlm.device) for name, value in seen.inputs.items()})
+
+
+@contextlib.contextmanager
+def _standing_in(module: nn.Module, forward: Any) -> Iterator[None]:
+    """Let another function be a module's forward."""
+    module.forward = functools.wraps(type(module).forward)(forward)  # an instance attribute; the class keeps its own
+    try:
+        yield
+    finally:
+        vars(module).pop("forward", None)  # whoever wrapped it in between may have taken it away
+
+
+def _slim(output: Any, vlm: Vlm) -> Any:
+    """The parts of a tower's output that the model looks at, in the CPU's memory."""
+    if isinstance(output, Tensor):
+        return output.detach().cpu()
+    found = {name: output[name] for name in FIELDS if output.get(name) is not None}
+    layers = getattr(vlm.model.config, "vision_feature_layer", None)
+    if "hidden_states" in found:
+        count = len(found["hidden_states"])
+        chosen = range(count) if layers is None else [layers] if isinstance(layers, int) else layers
+        wanted = {layer % count for layer in chosen}
+        states = enumerate(found["hidden_states"])
+        found["hidden_states"] = tuple(state if n in wanted else None for n, state in states)
+    return _each(found, lambda x: x.detach().cpu())
+
+
+def _each(output: Any, change: Any) -> Any:
+    """A tower's output with every tensor changed."""
+    if isinstance(output, dict):
+        return {name: _each(value, change) for name, value in output.items()}
+    if isinstance(output, tuple):
+        return tuple(_each(value, change) for value in output)
+    return None if output is None else change(output)
+
+
+def _joined(every: list[Seen]) -> list[Seen]:
+    """Images of one shape as one batch, as the connector is faster with; others stay alone."""
+    shapes = [{name: value.shape for name, value in {**seen.inputs, **_flat(seen.output)}.items()} for seen in every]
+    if any(shape != shapes[0] for shape in shapes):
+        return every
+    inputs = {name: torch.cat([seen.inputs[name] for seen in every]) for name in every[0].inputs if name != PIXELS}
+    blank = every[0].inputs[PIXELS]
+    pixels = blank[:1].expand(len(every) * len(blank), *blank.shape[1:])
+    flat = [_flat(seen.output) for seen in every]
+    together = _nested({name: torch.cat([one[name] for one in flat]) for name in flat[0]}, every[0].output)
+    return [Seen({PIXELS: pixels, **inputs}, together)]
+
+
+def _flat(output: Any) -> dict[str, Tensor]:
+    """The tensors of a tower's output by name: "output", "last_hidden_state", "hidden_states.3"."""
+    if isinstance(output, Tensor):
+        return {"output": output}
+    found: dict[str, Tensor] = {}
+    for name, value in output.items():
+        states = enumerate(value) if isinstance(value, tuple) else [(-1, value)]
+        found |= {name if n < 0 else f"{name}.{n}": state for n, state in states if state is not None}
+    return found
+
+
+def _nested(flat: dict[str, Tensor], like: Any) -> Any:
+    """The inverse of `_flat`; `like` has the wanted form."""
+    if isinstance(like, Tensor):
+        return flat["output"]
+    return {
+        name: tuple(flat.get(f"{name}.{n}") for n in range(len(value))) if isinstance(value, tuple) else flat[name]
+        for name, value in like.items()
+    }
+
+
+# --- on disk ---
+
+
+def _opened(vlm: Vlm, folder: str | Path) -> Path:
+    """The folder for these weights and this preprocessing."""
+    assert vlm.parts is not None
+    about = {"model": vlm.about, "tower": vlm.parts.tower, "pixels": vlm.processor.image_processor.to_dict()}
+    text = json.dumps(about, sort_keys=True, indent=1, default=str)
+    made = Path(folder, provenance.sha256_text([text])[:16])
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+        _write(made / "about.json", text.encode())
+    except OSError as error:
+        raise FgvrError(f"cannot write to --vision-cache {folder}: {error.strerror}; name another folder") from error
+    return made
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def _save(path: Path, seen: Seen) -> None:
+    from safetensors.torch import save
+
+    tensors = {f"output.{name}": value.contiguous() for name, value in _flat(seen.output).items()}
+    fills: dict[str, Any] = {}
+    for name, value in seen.inputs.items():
+        if bool((value == value.flatten()[0]).all()):  # masks without padding, and the blank pixels
+            tensors[f"fill.{name}"], fills[name] = value.flatten()[:1].contiguous(), list(value.shape)
+        else:
+            tensors[f"input.{name}"] = value.contiguous()
+    counts = {name: len(value) for name, value in seen.output.items() if isinstance(value, tuple)} if isinstance(
+        seen.output, dict) else {}  # fmt: skip
+    note = json.dumps({"fills": fills, "counts": counts}, sort_keys=True)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        _write(path, save(tensors, metadata={"fgvr": note}))
+    except OSError as error:
+        raise FgvrError(f"cannot write {path}: {error.strerror}; make room, or leave --vision-cache out") from error
+
+
+def _load(path: Path) -> Seen:
+    """Raises FgvrError for a damaged file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads(file.metadata()["fgvr"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise FgvrError(f"{path}: damaged ({error}); remove it, it will be made again") from error
+    inputs = {name.removeprefix("input."): value for name, value in tensors.items() if name.startswith("input.")}
+    inputs |= {name: tensors[f"fill.{name}"].expand(shape) for name, shape in note["fills"].items()}
+    flat = {name.removeprefix("output."): value for name, value in tensors.items() if name.startswith("output.")}
+    if "output" in flat:
+        return Seen(inputs, flat["output"])
+    names = dict.fromkeys(name.partition(".")[0] for name in flat)
+    like = {name: (None,) * note["counts"][name] if name in note["counts"] else flat[name] for name in names}
+    return Seen(inputs, _nested(flat, like))

@@ -1,0 +1,527 @@
+"""The training loop of align and tune on a tiny Idefics2: gradients of micro-batches and of several processes are the
+batch's, whatever stops a run leaves it sound, and what is kept of the vision tower changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fgvr import losses, signals
+from fgvr.datasets import toy
+from fgvr.datasets.settings import Toy
+from fgvr.errors import FgvrError, Stopped, UsageError
+from fgvr.models.vlm import Vlm, open_vlm
+from fgvr.names import Aliases
+from fgvr.stages import align, tune
+from fgvr.training import gradcache, ranks, trainer, vision
+from fgvr.training.adapters import add_adapter
+from fgvr.training.ranks import Ranks
+from fgvr.training.reports import Reports
+from fgvr.training.trainer import Recipe, train
+from fgvr.training.vision import Vision
+from tests import families, procs
+
+RECIPE = Recipe(
+    batch_size=6, epochs=2, lr=0.01, warmup_steps=1, weight_decay=0.01, max_grad_norm=1.0, save_steps=2, seed=0
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], Path]:
+    """A folder with images and a tiny model, and mined triples of six species."""
+    root = tmp_path_factory.mktemp("world")
+    records = list(toy.records(root / "images", "train", Toy(species=6, train=3)))
+    for record in records:
+        record["description"] = toy.caption(record["attributes_true"])
+    mined = []
+    for number, record in enumerate(records):
+        others = [r for r in records if r["category"] != record["category"]][number % 4 :: 4][:3]
+        negatives = [{k: r[k] for k in ("id", "category", "description")} for r in others]
+        mined.append({**record, "negatives": negatives[: 1 + number % 3]})
+    return root, mined, families.build("idefics2", root / "model")
+
+
+def opened(world: tuple[Path, list[dict], Path], dropout: float = 0.0) -> Vlm:
+    """The model with an adapter that already does something."""
+    torch.manual_seed(3)
+    vlm = open_vlm(str(world[2]), device="cpu")
+    add_adapter(vlm, rank=4, alpha=8, dropout=dropout)
+    with torch.no_grad():
+        for name, p in vlm.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(0, 0.05)
+    vlm.model.train()
+    return vlm
+
+
+@pytest.fixture
+def vlm(world: tuple[Path, list[dict], Path]) -> Vlm:
+    return opened(world)
+
+
+def gradient(vlm: Vlm, loss: Any, records: list[dict], now: gradcache.Step) -> tuple[dict[str, float], torch.Tensor]:
+    """The log's numbers and the gradient of one step."""
+    vlm.model.zero_grad()
+    told: dict[str, float] = {}
+    for value, parts in loss(records, now):
+        value.backward()
+        for name, part in parts.items():
+            told[name] = told.get(name, 0.0) + float(part)
+    return told, torch.cat([p.grad.flatten() for p in vlm.model.parameters() if p.grad is not None])
+
+
+def aligning(vlm: Vlm, world: tuple[Path, list[dict], Path], **more: Any) -> Any:
+    return align.objective(vlm, world[0] / "images", "paper", more.pop("temperature", 0.2), "mean", **more)
+
+
+def now(micro_batch: int | None = None, seed: int = 0) -> gradcache.Step:
+    return gradcache.Step(seed, "step 1", micro_batch)
+
+
+# --- gradients ---
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+@pytest.mark.parametrize("pairs", ["attribute", "object-category"])
+def test_cached_gradient_is_the_batchs(vlm: Vlm, world: Any, micro_batch: int, pairs: str) -> None:
+    loss = aligning(vlm, world, pairs=pairs)
+    want, whole = gradient(vlm, loss, world[1][:7], now())
+    told, cached = gradient(vlm, loss, world[1][:7], now(micro_batch))
+    assert told == pytest.approx(want, abs=1e-5) and set(told) > {"loss", "generation", "ccc", "tokens"}
+    assert torch.allclose(cached, whole, atol=1e-5) and whole.abs().max() > 1e-2
+
+
+def test_cached_gradient_with_dropout_is_that_of_one_graph(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk drops the same in both passes."""
+    vlm = opened(world, dropout=0.3)
+    loss = aligning(vlm, world)
+    _, cached = gradient(vlm, loss, world[1][:7], now(2))
+    _, other = gradient(vlm, loss, world[1][:7], now(2, seed=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(align, "cached", gradcache.whole)
+        _, whole = gradient(vlm, loss, world[1][:7], now(2))
+    assert torch.allclose(cached, whole, atol=1e-5) and not torch.allclose(other, whole, atol=1e-3)
+    monkeypatch.setattr(gradcache.Step, "draw", lambda *_: None)
+    assert not torch.allclose(gradient(vlm, loss, world[1][:7], now(2))[1], whole, atol=1e-3), "no dropout is seen"
+
+
+def test_each_text_of_a_batch_is_encoded_once(vlm: Vlm, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    pool = vlm.pool_texts
+    monkeypatch.setattr(vlm, "pool_texts", lambda texts, kind: seen.extend(texts) or pool(texts, kind))
+    list(aligning(vlm, world)(world[1][:7], now()))
+    records = world[1][:7]
+    every = [*records, *(n for r in records for n in r["negatives"])]
+    assert len(seen) == len(set(seen))
+    assert set(seen) - {""} == {one[k] for one in every for k in ("category", "description")}
+
+
+def test_buckets_pad_little_and_hold_all() -> None:
+    lengths = [3, 40, 5, 41, 4, 3, 90]
+    groups = gradcache.buckets(lengths, 82)
+    assert sorted(n for group in groups for n in group) == list(range(7))
+    assert groups[:2] == [[6], [3, 1]] and groups[2] == [2, 4, 0, 5]
+    assert all(len(g) == 1 or len(g) * max(lengths[n] for n in g) <= 82 for g in groups)
+
+
+# --- what is contrasted ---
+
+
+def test_false_negatives_are_masked_in_batch_and_negatives(vlm: Vlm, world: Any) -> None:
+    """An alias makes rows one category, and takes a hard negative of that category out of every term."""
+    records = [world[1][0], world[1][4]]
+    records[0] = {**records[0], "negatives": [{"category": records[1]["category"], "description": "x"}]}
+    plain, alias = Aliases(), Aliases([[r["category"] for r in records]])
+    torch.manual_seed(0)
+    for pairs in ("attribute", "object-category"):
+        batch, masked = align.Batch(records, plain, pairs), align.Batch(records, alias, pairs)
+        assert batch.true[0].tolist() == [True, *batch.mask[0].tolist()[1:]] and not masked.true[0].any()
+        embedded = torch.randn(2 + len(batch.texts), 8)
+        before, after = (b.terms(embedded, "paper", 0.5, "sum") for b in (batch, masked))
+        assert all(after[name] < before[name] for name in before)
+        released = [b.terms(embedded, "released", 0.5, "mean") for b in (batch, masked)]
+        assert released[0] == released[1], "the released form masks nothing"
+
+
+def test_simple_negatives_are_drawn_by_id_from_other_categories(world: Any) -> None:
+    records = world[1]
+    drawn = align.with_negatives(records, "simple", 0, Aliases())
+    for record, made in zip(records, drawn, strict=True):
+        assert len(made["negatives"]) == len(record["negatives"]) == len({n["id"] for n in made["negatives"]})
+        assert record["category"] not in {n["category"] for n in made["negatives"]}
+    again = align.with_negatives(records[::-1], "simple", 0, Aliases())
+    assert again[::-1] == drawn and align.with_negatives(records, "simple", 1, Aliases()) != drawn
+    assert all(r["negatives"] == [] for r in align.with_negatives(records, "none", 0, Aliases()))
+    one = Aliases([[r["category"] for r in records]])
+    with pytest.raises(FgvrError, match="other categories"):
+        align.with_negatives(records, "simple", 0, one)
+
+
+def test_no_negatives_leave_the_batch(vlm: Vlm, world: Any) -> None:
+    records = align.with_negatives(world[1][:5], "none", 0, Aliases())
+    told, found = gradient(vlm, aligning(vlm, world), records, now())
+    assert told["ccc"] == 0 and told["oac"] > 0 and found.isfinite().all()
+
+
+def test_weights_and_a_learnt_temperature(vlm: Vlm, world: Any) -> None:
+    plain, _ = gradient(vlm, aligning(vlm, world), world[1][:5], now(2))
+    weights = losses.Weights(generation=0.0, oac=2.0, acc=0.25, ccc=0.0)
+    learnt = losses.Temperature(0.2)
+    told, _ = gradient(vlm, aligning(vlm, world, weights=weights, temperature=learnt), world[1][:5], now(2))
+    assert "generation" not in told and told["temperature"] == pytest.approx(0.2)
+    assert told["loss"] == pytest.approx(2 * plain["oac"] + 0.25 * plain["acc"], abs=1e-5)
+    up, down = (
+        gradient(vlm, aligning(vlm, world, weights=weights, temperature=0.2 * math.exp(h)), world[1][:5], now())[0]
+        for h in (1e-2, -1e-2)
+    )
+    assert learnt.log.grad.item() == pytest.approx((up["loss"] - down["loss"]) / 2e-2, rel=1e-2)
+    learnt.log.data.fill_(-9.0)
+    assert learnt().item() == pytest.approx(losses.COLDEST)
+
+
+def test_one_stage_adds_the_loss_of_tune(vlm: Vlm, world: Any) -> None:
+    records = world[1][:4]
+    questions = [
+        {"id": f"{r['id']}/{n}", "image": r["image"], "kind": "open", "question": "Which?", "answer": r["category"]}
+        for r in records[:3]
+        for n in range(2)
+    ]
+    talks = align.joined(questions, records, tune.talk)
+    both, joint = gradient(vlm, aligning(vlm, world, answers=lambda r: talks[r["image"]]), records, now(2))
+    first, one = gradient(vlm, aligning(vlm, world), records, now())
+    second, two = gradient(vlm, tune.objective(vlm, world[0] / "images"), questions, now())
+    assert both["loss"] == pytest.approx(first["loss"] + second["loss"], abs=1e-5)
+    assert both["answers"] == pytest.approx(second["loss"], abs=1e-5)
+    assert both["tokens"] == first["tokens"] + second["tokens"]
+    assert torch.allclose(joint, one + two, atol=1e-5)
+    with pytest.raises(FgvrError, match="no triple has its image"):
+        align.joined(questions, records[1:], tune.talk)
+
+
+# --- the vision tower, once ---
+
+
+@pytest.mark.parametrize("family", ["idefics2", "llava"])
+def test_vision_cache_changes_nothing(family: str, world: Any, tmp_path: Path) -> None:
+    vlm = open_vlm(str(families.build(family, tmp_path / "model")), device="cpu")
+    add_adapter(vlm, rank=4, alpha=8, dropout=0.0)
+    ran: list[int] = []
+    patches = next(m for m in vlm.part("tower").modules() if isinstance(m, torch.nn.Conv2d))
+    patches.register_forward_pre_hook(lambda *_: ran.append(1))
+    want, whole = gradient(vlm, aligning(vlm, world), world[1][:4], now(2))
+    assert len(ran) == 2, "once for both passes"
+    for round in range(2):
+        ran.clear()
+        kept = Vision(vlm, world[0] / "images", tmp_path / "kept")
+        told, found = gradient(vlm, aligning(vlm, world, vision=kept), world[1][:4], now(2))
+        assert told == pytest.approx(want, abs=1e-5) and torch.allclose(found, whole, atol=1e-5)
+        assert len(ran) == (0 if round else 4)
+    (folder,) = (tmp_path / "kept").iterdir()
+    assert json.loads((folder / "about.json").read_text())["model"]["name"] == "model"
+    files = sorted(folder.rglob("*.safetensors"))
+    assert len(files) == 4
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(FgvrError, match="damaged"):
+        kept.kept(world[1][0]["image"])
+
+
+def test_images_of_several_shapes_are_kept_too(vlm: Vlm, world: Any, tmp_path: Path) -> None:
+    from fgvr.images import open_image
+
+    image = world[1][0]["image"]
+    open_image(world[0] / "images", image).resize((48, 24)).save(tmp_path / "wide.png")
+    shutil.copy(world[0] / "images" / image, tmp_path / "square.png")
+    kept, paths = Vision(vlm, tmp_path, tmp_path / "kept"), ["wide.png", "square.png", "wide.png"]
+    with torch.no_grad():
+        for found, want in zip(kept.show(paths).features(), Vision(vlm, tmp_path).show(paths).features(), strict=True):
+            assert torch.allclose(found, want, atol=1e-5)
+
+
+def test_vision_cache_keeps_the_towers_dtype_and_needs_it_frozen(vlm: Vlm, world: Any, tmp_path: Path) -> None:
+    half = vlm.model.to(torch.bfloat16)
+    kept = Vision(vlm, world[0] / "images", tmp_path / "kept")
+    stored = kept.kept(world[1][0]["image"])
+    assert stored.output["last_hidden_state"].dtype == torch.bfloat16
+    _, fresh = vision.look(vlm, kept.pixels([world[1][0]["image"]]))
+    assert fresh is not None and torch.equal(stored.output["last_hidden_state"], fresh.output["last_hidden_state"])
+    next(half.get_submodule(vlm.parts.tower).parameters()).requires_grad_(True)
+    with pytest.raises(FgvrError, match="frozen tower"):
+        Vision(vlm, world[0] / "images", tmp_path / "kept")
+
+
+# --- the loop ---
+
+
+def trained(world: Any, folder: Path, recipe: Recipe = RECIPE, dropout: float = 0.2, **more: Any) -> list[dict]:
+    """Train with align's loss and return the log."""
+    folder.mkdir(exist_ok=True)
+    vlm = opened(world, dropout)
+    loss = more.pop("loss", None) or aligning(vlm, world, temperature=more.get("extra") or 0.2)
+    train(vlm, world[1][:13], loss, recipe, folder, lambda *_: None, more.pop("resumed", False), **more)
+    trainer.save_adapter(vlm, folder, {})
+    return procs.read_jsonl(folder / "log.jsonl")
+
+
+def test_out_of_memory_halves_the_micro_batch_and_goes_on(world: Any, tmp_path: Path) -> None:
+    vlm = opened(world, 0.2)
+    inner, said = aligning(vlm, world), []
+
+    def scarce(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        for number, found in enumerate(inner(records, step)):
+            if step.size(len(records)) > 2 and number:
+                raise torch.OutOfMemoryError
+            yield found
+        if step.size(len(records)) > 5:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …")
+
+    train(vlm, world[1][:13], scarce, RECIPE, tmp_path, lambda *_: None, False, tell=said.append)
+    assert [line.partition(", and")[0][-15:] for line in said] == ["--micro-batch 3", "--micro-batch 2"]
+    small = trained(world, tmp_path / "small", dataclasses.replace(RECIPE, micro_batch=2))
+    assert procs.read_jsonl(tmp_path / "log.jsonl") == small
+
+    def hopeless(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        raise torch.OutOfMemoryError
+        yield
+
+    with pytest.raises(MemoryError, match="one record"):
+        trained(world, tmp_path / "never", loss=hopeless)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_number_that_is_none_stops_before_the_weights(where: str, world: Any, tmp_path: Path) -> None:
+    vlm = opened(world)
+    inner, bad = aligning(vlm, world), world[1][3]["id"]
+
+    def poisoned(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        poison = bad in {r["id"] for r in records} and step.key in ("step 4", "step 5", "step 6")
+        for loss, parts in inner(records, step):
+            if poison and where == "gradient":
+                loss = loss + (next(p for p in vlm.model.parameters() if p.requires_grad) * 0).sum().sqrt()
+            yield loss, {**parts, "oac": math.nan} if poison and where == "loss" else parts
+
+    with pytest.raises(FgvrError, match="is not finite at step") as caught:
+        train(vlm, world[1][:13], poisoned, RECIPE, tmp_path, lambda *_: None, False)
+    step = int(str(caught.value).partition("step ")[2].partition(",")[0])
+    batch = procs.read_jsonl(tmp_path / "checkpoints" / f"batch-{step}.jsonl")
+    assert bad in {r["id"] for r in batch} and str(batch[0]["id"]) in str(caught.value)
+    assert ("(oac)" in str(caught.value)) == (where == "loss")
+    assert trainer.last_checkpoint(tmp_path / "checkpoints") is not None
+    assert all(p.isfinite().all() for p in vlm.model.parameters())
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(world: Any, tmp_path: Path) -> None:
+    extra = losses.Temperature(0.2)
+    whole = trained(world, tmp_path / "whole", extra=extra)
+    assert len({entry["temperature"] for entry in whole}) > 1
+    kept = sorted((tmp_path / "whole" / "checkpoints").iterdir())
+    assert [p.name for p in kept] == ["checkpoint-4", "checkpoint-6"], "old ones are pruned"
+    out = tmp_path / "out"
+    shutil.copytree(tmp_path / "whole", out)
+    file = out / "checkpoints" / "checkpoint-6" / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    again = trained(world, out, resumed=True, extra=losses.Temperature(0.2))
+    assert again == whole
+    for name in ("adapter_model.safetensors", "log.jsonl", "checkpoints/checkpoint-6/extra.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_connector_warms_up_alone(world: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    before = {k: v.clone() for k, v in opened(world).peft.state_dict().items() if "lora_" in k}
+    trained(world, tmp_path, dataclasses.replace(RECIPE, connector_warmup=0.67))
+    name = "adapter_model.safetensors"
+    after, end = (load_file(folder / name) for folder in (tmp_path / "checkpoints" / "checkpoint-4", tmp_path))
+    moved = {k for k, v in after.items() if not torch.equal(v, before[k.replace(".weight", ".default.weight")])}
+    assert moved == {k for k in after if ".connector." in k}
+    assert all(not torch.equal(v, after[k]) for k, v in end.items())
+
+
+def test_speed_is_told_beside_the_log(world: Any, tmp_path: Path) -> None:
+    reports = Reports(tmp_path / "logs", "none", False)
+    log = trained(world, tmp_path / "out", reports=reports)
+    speed = procs.read_jsonl(tmp_path / "logs" / "speed.jsonl")
+    assert [entry["step"] for entry in speed] == [entry["step"] for entry in log] == list(range(1, 7))
+    assert all(entry["records_per_s"] * entry["time_s"] == pytest.approx(n, rel=0.01)
+               for entry, n in zip(speed, [6, 6, 1, 6, 6, 1], strict=True))  # fmt: skip
+    assert all(entry["tokens_per_s"] > 0 and entry["peak_mib"] > 50 for entry in speed)
+    assert not {"time_s", "records"} & set(log[0]) and log[0]["tokens"] > 0
+
+
+def test_steps_reach_tensorboard(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(world, tmp_path / "out", reports=Reports(tmp_path / "logs", "auto", False))
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert {"train/loss", "train/oac", "train/records_per_s"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("train/loss")] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("to", ["wandb", "tensorboard"])
+def test_a_tracker_that_is_not_there_is_named(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=f"needs the package {to}"):
+        Reports(tmp_path, to, False)
+    assert Reports(tmp_path, "auto", False).callbacks == []
+
+
+# --- several processes ---
+
+
+def port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _process(rank: int, environment: dict[str, str], target: Any, arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment, RANK=str(rank), LOCAL_RANK=str(rank))
+    target(*arguments)
+
+
+def together(target: Any, *arguments: Any, count: int = 2) -> list[int | None]:
+    """Run a function in some processes, as torchrun would, and return their exit statuses."""
+    environment = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(procs.PRELOAD)
+    every = [context.Process(target=_process, args=(n, environment, target, arguments)) for n in range(count)]
+    for process in every:
+        process.start()
+    for process in every:
+        process.join(120)
+    return [process.exitcode for process in every]
+
+
+def _train_here(world: Any, folder: Path, scarce: bool) -> None:
+    joined, _ = ranks.start("cpu")
+    vlm = opened(world, dropout=0.2)
+    inner, said = aligning(vlm, world, temperature=(extra := losses.Temperature(0.2))), []
+
+    def loss(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        if scarce and joined.rank == 1 and step.micro_batch == 6:
+            raise torch.OutOfMemoryError  # the other one waits for embeddings
+        for found in inner(records, step):
+            yield found
+            if scarce and joined.rank == 1 and step.micro_batch == 3:
+                raise torch.OutOfMemoryError
+
+    recipe = dataclasses.replace(RECIPE, micro_batch=6 if scarce else 2)
+    train(vlm, world[1][:13], loss, recipe, folder, lambda *_: None, False, ranks=joined, extra=extra, tell=said.append)
+    assert len(said) == (2 if scarce and joined.rank == 0 else 0)
+    if joined.rank == 0:
+        trainer.save_adapter(vlm, folder, {})
+    ranks.leave()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scarce", [False, True])
+def test_two_processes_learn_what_one_learns(scarce: bool, world: Any, tmp_path: Path) -> None:
+    """Also when one of them runs out of memory in the first step."""
+    from safetensors.torch import load_file
+
+    one = trained(world, tmp_path / "one", dataclasses.replace(RECIPE, micro_batch=2), extra=losses.Temperature(0.2))
+    (tmp_path / "two").mkdir()
+    assert together(_train_here, world, tmp_path / "two", scarce) == [0, 0]
+    two = procs.read_jsonl(tmp_path / "two" / "log.jsonl")
+    assert len(two) == 6
+    for mine, theirs in zip(one, two, strict=True):
+        assert theirs == pytest.approx(mine, abs=2e-5)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(first[k], second[k], atol=1e-4) for k in first)
+
+
+def _stop_here(world: Any, folder: Path) -> None:
+    """A signal to the second process in step 3; both go on in another run."""
+    signals.install()
+    joined, _ = ranks.start("cpu")
+    vlm = opened(world, dropout=0.2)
+    inner = aligning(vlm, world)
+
+    def loss(records: list[dict], step: gradcache.Step) -> Iterator[Any]:
+        if step.key == "step 3" and joined.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield from inner(records, step)
+
+    with pytest.raises(Stopped):
+        train(vlm, world[1][:13], loss, dataclasses.replace(RECIPE, micro_batch=2), folder, lambda *_: None, False,
+              ranks=joined)  # fmt: skip
+    ranks.leave()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(world: Any, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, micro_batch=2)
+    whole = trained(world, tmp_path / "whole", recipe)
+    (tmp_path / "out").mkdir()
+    assert together(_stop_here, world, tmp_path / "out") == [0, 0]
+    assert trainer.last_checkpoint(tmp_path / "out" / "checkpoints").endswith("checkpoint-3")
+    for mine, theirs in zip(trained(world, tmp_path / "out", recipe, resumed=True), whole, strict=True):
+        assert mine == pytest.approx(theirs, abs=2e-5)
+
+
+def _sums(folder: Path) -> None:
+    joined, device = ranks.start("cpu")
+    assert device == "cpu" and joined.any(joined.rank == 1) and not joined.any(False)
+    assert joined.share({"from": joined.rank}) == {"from": 0}
+    assert joined.add({"a": joined.rank + 1.0, f"only {joined.rank}": 1.0}) == {"a": 3.0, "only 0": 1.0, "only 1": 1.0}
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    parameters[joined.rank].grad = torch.full((2,), 1.0 + joined.rank)
+    joined.reduce(parameters)
+    assert [p.grad.tolist() if p.grad is not None else None for p in parameters] == [[1.0, 1.0], [2.0, 2.0], None]
+    (folder / str(joined.rank)).touch()
+
+
+def test_sums_over_processes(tmp_path: Path) -> None:
+    assert together(_sums, tmp_path) == [0, 0]
+    assert {p.name for p in tmp_path.iterdir()} == {"0", "1"}
+
+
+def _command(argv: list[str], folder: Path) -> None:
+    os.chdir(folder)
+    from fgvr.cli.main import main
+
+    raise SystemExit(main(argv))
+
+
+@pytest.mark.slow
+def test_the_command_runs_as_two_processes(world: Any, tmp_path: Path) -> None:
+    """Only the first writes; a second run of them is told that all is there."""
+    root, mined, model = world
+    source = procs.write_jsonl(tmp_path / "mined.jsonl", mined[:8])
+    argv = f"align --model {model} --image-root {root}/images --batch-size 4 --warmup-steps 1 -o out {source}".split()
+    assert together(_command, argv, tmp_path) == [0, 0]
+    there = {p.name for p in tmp_path.iterdir()}
+    assert there == {"mined.jsonl", "out", "out.run.json", "out.logs"}
+    done = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    assert together(_command, [*argv, "--resume"], tmp_path) == [0, 0]
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == done
+    assert together(_command, argv[:-1], tmp_path) == [2, 2], "stdin cannot be shared"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [({}, "RANK is not set"), ({"ACCELERATE_USE_FSDP": "true"}, "FSDP")],
+)
+def test_a_launch_that_cannot_work_is_refused(
+    environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words):
+        ranks.start("cpu")
+    assert Ranks().share(3) == 3
