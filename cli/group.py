@@ -13,6 +13,7 @@ COMMANDS = {
     "dataset": "Turn a data set on disk into image records.",
     "discover-attrs": "Ask a model which attributes tell categories apart.",
     "extract-attrs": "Ask a model every attribute question about each image.",
+    "concept-attrs": "List required and likely attributes of each category.",
     "summarise": "Write each image's attributes as one description.",
     "mine-negatives": "Find the images most easily confused with each one.",
     "align": "Stage I: align objects, descriptions and category names by contrast.",

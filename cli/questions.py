@@ -10,8 +10,12 @@ import click
 from click.core import ParameterSource
 
 from fgvr.cli.options import InputFile, settings, stage_io
+from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import Questions
+
+SAID = {"coarse": "records without a coarse label, of which none is asked; `fgvr dataset --labels` adds some",
+        "leaks": "attributes that name their category, left out"}  # fmt: skip
 
 
 def alone(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,8 +35,10 @@ def alone(fn: Callable[..., Any]) -> Callable[..., Any]:
 @alone
 @stage_io
 @click.option("--options", type=InputFile(), metavar="FILE", help="Options as FOCI's and Finedefics' files list them.")
+@click.option("--from-attributes", "attributes", type=InputFile(), metavar="FILE",
+              help="Concept records of concept-attrs, for knowledge and dialogue.")  # fmt: skip
 @settings(Questions)
-def command(job: Job, options: str | None, settings: Questions) -> None:
+def command(job: Job, options: str | None, attributes: str | None, settings: Questions) -> None:
     """Build open-set and multiple-choice questions.
 
     Reads records (image, category), writes a question record for each of --kinds, with ids ID/open, ID/mcq, ID/yesno
@@ -45,13 +51,19 @@ def command(job: Job, options: str | None, settings: Questions) -> None:
     `gold_in_top`. `same-coarse` draws among categories with a common coarse label. With --options and no FILE operand,
     questions are made from that file alone, and stdin is not read; with FILE (or -), for its records.
 
+    FINER's kinds (docs/finer.md): granularity asks for the label at each level, ids ID/superordinate, ID/coarse,
+    ID/fine; knowledge for the name by attributes and taxonomy, without the image; dialogue is a conversation to learn
+    from (`turns`): coarse label, attributes, fine label.
+
     \b
     Examples:
       fgvr questions mined.jsonl > questions.jsonl
       fgvr questions --kinds mcq --distractors random test.jsonl | jq -r '.options[]' | sort | uniq -c
+      fgvr questions --kinds granularity test.jsonl | fgvr eval --model examples/toy/vlm --image-root images
       fgvr questions --options bird-200-ViT-L-14-laion2b_s32b_b82k-4.json > questions.jsonl
     """
-    from fgvr import prompts
+    from fgvr import finer, prompts
+    from fgvr.stages.granularity import KINDS, Finer, concept_attributes
     from fgvr.stages.options import MINED, Listed
     from fgvr.stages.questions import questions
 
@@ -67,8 +79,20 @@ def command(job: Job, options: str | None, settings: Questions) -> None:
     if {"mcq", "yesno"} & set(kinds) and settings.distractors in MINED and listed is None:
         required.append("negatives")
     asked = {"open": prompts.OPEN, "mcq": prompts.OPEN, "yesno": prompts.YES_NO, "caption": prompts.DESCRIBE}
-    templates = [asked[kind] for kind in kinds if settings.question is None or kind == "caption"]
+    templates = [asked[kind] for kind in kinds if kind in asked and (settings.question is None or kind == "caption")]
+    templates += finer.TEMPLATES if "granularity" in kinds else []
+    needs = {"knowledge"} | ({"dialogue"} if settings.variant != "direct" else set())
+    if bool(needs & set(kinds)) != (attributes is not None):
+        if attributes is None:
+            raise UsageError(f"--kinds {','.join(kinds)} needs --from-attributes FILE; `fgvr concept-attrs` makes it")
+        raise UsageError("--from-attributes is for --kinds knowledge and dialogue; leave it out")
+    known = concept_attributes(job.load(attributes), attributes) if attributes is not None else {}
+    own = settings.level, settings.concept, settings.answers, settings.variant, known, settings.seed
+    ours = Finer(*own) if set(KINDS) & set(kinds) else None
     how = settings.question, settings.choices, settings.distractors, settings.seed, settings.level, listed
     with job.run(prompts=templates, recompute=True) as run:
         items = listed.items if listed is not None and job.source is None else run.read(required)
-        run.write(questions(items, kinds, *how))
+        run.write(questions(items, kinds, *how, ours, settings.per_class))
+        for what, count in ours.notes.items() if ours is not None else ():
+            if count:
+                job.say(f"{count} {SAID[what]}")

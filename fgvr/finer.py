@@ -1,13 +1,14 @@
 """FINER's protocol: what a model is asked at each level of granularity, and with attributes before the name.
 
-FINER is Kim & Ji's benchmark (`llava/serve/prompts.py`), whose wording stands here, with two slips of it put right: dogs
-are asked for a fine-grained label, and the example of a car has its year last, as the labels have. Fields in braces are
-filled in by the functions; {concept} is the label one level up.
+FINER is Kim & Ji's benchmark (`llava/serve/prompts.py`), whose wording stands here but for slips: dogs are asked for a
+fine-grained label, a car's example has its year last, as the labels have, and the knowledge probe asks for the name
+that is scored, not for its second half. Fields in braces are filled in by the functions; {concept} is the label one
+level up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fgvr.answers import normalise
 
@@ -42,6 +43,10 @@ THINK = "Let's think step by step."
 # ours: choices after reasoning, where FOCI's instruction wants the letter alone
 THINK_CHOICE = '{question}\nChoices:\n{choices}\nProvide the letter of your choice after "Answer:".\n' + THINK
 THINK_YES = '{question}\nProvide yes or no after "Answer:".\n' + THINK
+KNOWLEDGE = (
+    "Can you guess the specific name (specific type) of {superclass} in the following category given its physical "
+    'attributes?\nProvide your answer after "Answer:".\n\nPhysical Attributes: {attributes}\n\n{taxonomy}'
+)
 SYNONYMS = {"aircraft": "airplane", "flower": "plant"}  # fgvr's superclasses that FINER's lists call otherwise
 TEMPLATES = (NAME, MAKER, MODEL, EXAMPLE, NO_EXAMPLE, FREE, LISTED)
 PROMPTINGS = {"direct": (), "attr-seek": (SEEK, NOW), "cot": (ANSWER, THINK, THINK_CHOICE, THINK_YES)}
@@ -77,7 +82,8 @@ def question(level: str, superclass: str, concept: str, names: Sequence[str] | N
         names: to choose from; None: free-form.
     """
     if level == "superordinate":
-        concept = "organism" if names and names[0] in ANIMALS or superclass in ("bird", "dog", "organism") else "object"
+        living = superclass in ("bird", "dog", "organism") or bool(names and names[0] == ANIMALS[0])
+        concept = "organism" if living else "object"
     asked = {("aircraft", "coarse"): MAKER, ("aircraft", "fine"): MODEL}.get((superclass, level), NAME)
     text = asked.replace("{concept}", concept)
     if names is not None:
@@ -108,6 +114,17 @@ def after_attributes(question: str, concept: str) -> str:
 def think(question: str) -> str:
     """A question to be thought about before the answer (zero-shot chain of thought, Kojima et al. 2022)."""
     return f"{question}{'' if 'Answer:' in question else ANSWER}\n{THINK}"
+
+
+def knowledge(superclass: str, attributes: Sequence[str], taxonomy: Mapping[str, str]) -> str:
+    """Ask for a name by what is known of it, without an image.
+
+    taxonomy: rank -> label, the widest first, none of them the name.
+    """
+    article = "an" if superclass[:1].lower() in "aeiou" else "a"
+    ranks = "\n".join(f"{rank}: {label}" for rank, label in taxonomy.items())
+    told = "; ".join(attributes) or "none"
+    return KNOWLEDGE.format(superclass=f"{article} {superclass}", attributes=told, taxonomy=ranks)
 
 
 def reply_after(reply: str) -> str:

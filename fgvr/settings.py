@@ -74,6 +74,16 @@ class Extract(Generate):
 
 
 @dataclass(frozen=True)
+class ConceptAttrs(Generate):
+    """Required and likely attributes of categories."""
+
+    max_new_tokens: int = option(512, "Longest reply, in tokens.")
+    source: str = option(
+        "text", "Where a category's attributes are from.", choices=("text", "image", "document", "truth")
+    )
+
+
+@dataclass(frozen=True)
 class Summarise(Generate):
     """Descriptions from attributes."""
 
@@ -157,7 +167,9 @@ class Questions:
     """Questions about images."""
 
     kinds: str | None = option(
-        None, "Kinds of question, separated by commas: open, mcq, yesno, caption. [default: open,mcq; --options: mcq]"
+        None,
+        "Kinds of question, separated by commas: open, mcq, yesno, caption; FINER's granularity, knowledge, dialogue. "
+        "[default: open,mcq; --options: mcq]",
     )
     question: str | None = option(
         None, "Its text; {superclass} and, for yesno, {option} are filled in. [default: as docs/evaluation.md says]"
@@ -168,11 +180,26 @@ class Questions:
         "Which wrong categories are options.",
         choices=("negatives", "topwrong", "foci4", "same-coarse", "random"),
     )
-    level: str | None = option(None, "Open questions ask for this label.", choices=("superordinate", "coarse", "fine"))
+    level: str | None = option(
+        None, "Open and granularity questions ask for this label alone.", choices=("superordinate", "coarse", "fine")
+    )
+    concept: str = option(
+        "gold", "Granularity: the label one level up is the right one, or what the model answers.",
+        choices=("gold", "predicted"),
+    )
+    answers: str = option(
+        "finer", "Granularity: free-form, from a list of all labels, or either as FINER has it for the level.",
+        choices=("finer", "free", "list"),
+    )
+    variant: str = option(
+        "full", "Dialogue: coarse label, attributes, fine label; without the last; or the fine label straight away.",
+        choices=("full", "no-answer", "direct"),
+    )
+    per_class: int | None = option(None, "Most records of a category, drawn by the seed.")
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
-        known = ("open", "mcq", "yesno", "caption")
+        known = ("open", "mcq", "yesno", "caption", "granularity", "knowledge", "dialogue")
         if self.kinds is not None:
             chosen = self.chosen()
             if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
@@ -184,6 +211,11 @@ class Questions:
             raise ValueError(f"--distractors foci4 has 4 options, got --choices {self.choices}; use topwrong")
         if self.level is not None and "mcq" in self.chosen():
             raise ValueError("--level is for open questions; add --kinds open")
+        if self.per_class is not None:
+            between("per_class", self.per_class, 1)
+        for name, default in (("concept", "gold"), ("answers", "finer")):
+            if getattr(self, name) != default and "granularity" not in self.chosen():
+                raise ValueError(f"--{name} is for granularity questions; add --kinds granularity")
 
     def chosen(self, default: str = "open,mcq") -> tuple[str, ...]:
         """The kinds, in the order given."""
@@ -252,10 +284,17 @@ class Tune(Training):
 
 
 @dataclass(frozen=True)
-class Eval(Generate):
+class Eval:
     """Answers to questions."""
 
-    max_new_tokens: int = option(32, "Longest reply, in tokens.")
+    batch_size: int = option(8, "Questions asked at once.", how=True)
+    max_new_tokens: int | None = option(None, "Longest reply, in tokens. [default: 32; --prompting cot: 512]")
+    prompting: str = option(
+        "direct",
+        "The question alone; the attributes first, in a turn of their own; or with thought before the answer.",
+        choices=("direct", "attr-seek", "cot"),
+    )
+    opening_tokens: int = option(256, "Longest list of attributes of --prompting attr-seek, in tokens.")
     scoring: str | None = option(
         None,
         "Read a reply, or take the likeliest letter, option text or category name. [default: generate; CLIP: option]",
@@ -273,7 +312,14 @@ class Eval(Generate):
     template: str = option("a photo of a {}", "CLIP's text for a name; several, joined by |, are averaged.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        between("batch_size", self.batch_size, 1)
+        between("opening_tokens", self.opening_tokens, 1)
+        if self.max_new_tokens is not None:
+            between("max_new_tokens", self.max_new_tokens, 1)
+        if self.prompting == "cot" and self.scoring not in (None, "generate"):
+            raise ValueError(f"--prompting cot writes its thoughts; it does not go with --scoring {self.scoring}")
+        if self.prompting != "direct" and self.scoring == "label":
+            raise ValueError(f"--scoring label asks the question alone; leave --prompting {self.prompting} out")
         if not all("{}" in part for part in self.template.split("|")):
             raise ValueError(f"--template must hold {{}}, the place of the name, got {self.template!r}")
 

@@ -164,6 +164,7 @@ ROWS = [
     Row("dataset folder", FOLDER, make=None, other=("--hyphens-to-spaces", "--hyphens-to-spaces")),
     Row("discover-attrs", f"{VLM} --superclass bird", None, ("--class-unit kinds", "--class-unit"), keeps=False),
     Row("extract-attrs", f"{VLM} {SEES} --attrs {{dir}}/side.jsonl", attributed, SHORT, required="image", count=8),
+    Row("concept-attrs", VLM, images, SHORT, keeps=False, required="category", count=8),
     Row("summarise", VLM, extracted, SHORT, required="superclass", count=8),
     Row("mine-negatives", f"{CLIP} {SEES}", described, ("--per-anchor 2", "--per-anchor"), required="image"),
     Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),

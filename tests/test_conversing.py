@@ -98,8 +98,8 @@ def test_earlier_turns_stand_in_the_prompt_once_with_one_image(answerer: Any) ->
         ("llava", "USER: <image>\nQ1 ASSISTANT: R1</s>USER: Q2 ASSISTANT:"),
         ("paligemma", "<image>Q1R1\nQ2"),
         ("blip-2", "Question: Q1 Answer: R1. Question: Q2 Answer:"),
-        ("qwen2_vl", "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Q1<|im_end|>\n<|im_start|>assistant\n"
-         "R1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"),
+        ("qwen2_vl", "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Q1<|im_end|>\n"
+         "<|im_start|>assistant\nR1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"),
     ],
 )  # fmt: skip
 def test_turns_without_a_chat_template(kind: str, written: str, tmp_path: Path) -> None:
