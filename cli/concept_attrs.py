@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, accounted, device, image_root, of_server, record, settings, stage_io
+from fgvr.cli.options import InputFile, InputFolder, accounted, device, of_server, record, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.settings import ConceptAttrs, Server
@@ -14,7 +14,7 @@ from fgvr.settings import ConceptAttrs, Server
 @stage_io
 @click.option("--model", metavar="SPEC", help="A folder, or SCHEME:NAME[@REVISION]; not for --source truth.")
 @click.option("--documents", type=InputFile(), metavar="FILE", help="Records with `category` and `document`.")
-@image_root
+@click.option("--image-root", type=InputFolder(), default=".", metavar="DIR", help="Where image paths start.")
 @record
 @device
 @settings(ConceptAttrs)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fgvr import concepts
+from fgvr.analysis.concepts import compared
 from fgvr.errors import FgvrError
 from fgvr.models.base import Ask
 from fgvr.stages.concepts import concept_attributes, documents_of
@@ -148,6 +149,49 @@ def test_a_category_is_asked_once() -> None:
         documents_of([{"category": "Kite", "document": "x"}] * 2, "docs")
 
 
+def test_overlap_and_text_measures() -> None:
+    rows = [
+        {"category": "Kite", "required": ["a red back", "black bills", "forked tail"], "likely": []},
+        {"category": "owl", "required": [], "likely": ["big eyes"]},
+        {"category": "Jay", "required": ["x"], "likely": ["y"]},
+    ]
+    reference = {"Kite": {"required": ["red back", "bill black"], "likely": []}, "Owl": {"required": ["big eyes"],
+                 "likely": ["big eyes"]}}  # fmt: skip
+    found = {(r["metric"], r.get("part")): r for r in compared(rows, reference, Letters())}
+    assert found["in the reference", None]["value"] == pytest.approx(2 / 3)
+    assert found["attribute precision", "required"]["value"] == pytest.approx((2 / 3 + 0) / 2)
+    assert found["attribute recall", "required"]["value"] == pytest.approx((1 + 0) / 2)
+    assert (found["attribute F1", "likely"]["value"], found["attribute F1", "likely"]["n"]) == (1, 1)
+    assert found["embedding similarity", "likely"]["value"] == found["embedding F1", "likely"]["value"] == 1
+    assert 0 < found["embedding F1", "required"]["value"] < 0.5
+    with pytest.raises(FgvrError, match="no category is one of --reference"):
+        list(compared(rows[2:], reference))
+
+
+def test_rouge_and_bleu_of_the_libraries() -> None:
+    pytest.importorskip("rouge")
+    pytest.importorskip("sacrebleu")
+    reference = {"Kite": {"required": ["red back", "long black bill"], "likely": []}}
+    same = [{"category": "Kite", "required": ["red back", "long black bill"], "likely": []}]
+    found = {r["metric"]: r["value"] for r in compared(same, reference)}
+    assert all(found[name] == pytest.approx(1) for name in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "BLEU"))
+    other = [{"category": "Kite", "required": ["red bill"], "likely": []}]
+    found = {r["metric"]: r["value"] for r in compared(other, reference)}
+    assert found["ROUGE-1"] == pytest.approx(2 * 2 / 7) and found["ROUGE-2"] == 0 and 0 < found["BLEU"] < 0.3
+
+
+class Letters:
+    """A text encoder: how often each letter comes."""
+
+    about: dict = {"name": "letters"}  # noqa: RUF012
+
+    def texts(self, texts: list[str]):
+        import torch
+
+        rows = torch.tensor([[float(text.count(chr(97 + n))) for n in range(26)] for text in texts])
+        return torch.nn.functional.normalize(rows, dim=1)
+
+
 def test_the_command_and_the_comparison(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "in.jsonl", ROWS)
     made = run([FRESH, "concept-attrs", "--source", "truth", "in.jsonl", "-o", "truth.jsonl"], tmp_path)
@@ -156,10 +200,11 @@ def test_the_command_and_the_comparison(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "said.jsonl", said)
     ended = run([FRESH, "score", "said.jsonl", "--reference", "truth.jsonl", "-o", "m.jsonl"], tmp_path)
     assert ended.status == 0, ended.err
-    found = {(r["metric"], r["part"]): r["value"] for r in read_jsonl(tmp_path / "m.jsonl")}
+    found = {(r["metric"], r.get("part")): r["value"] for r in read_jsonl(tmp_path / "m.jsonl")}
     assert found["attribute precision", "required"] == 0.5 and found["attribute recall", "required"] == 1
     assert found["attribute F1", "required"] == pytest.approx(2 / 3)
-    assert found["ROUGE-L", "required"] == pytest.approx(2 * 2 / (5 + 2))
+    assert found["ROUGE-L", "required"] == pytest.approx(2 * 2 / (4 + 2))
+    assert found["in the reference", None] == 1
     for options, words in (
         (["score", "said.jsonl"], "needs --reference"),
         (["concept-attrs", "in.jsonl"], "needs --model"),

@@ -93,13 +93,14 @@ def concept_attributes(
     yield from ordered(by_category(items), batch, work)
 
 
-def _read(record: Record, reply: str) -> Item:
-    return {**_head(record), **concepts.parse(reply), "raw": reply}
+def _read(record: Record, reply: str) -> Record:
+    found: Record = {**concepts.parse(reply), "raw": reply}
+    return _head(record) | found
 
 
 def _head(record: Record) -> Record:
-    kept = {name: record[name] for name in ("superclass", "aliases", "labels") if name in record}
-    return {"id": f"concept/{record['category']}", "category": record["category"], **kept}
+    kept: Record = {name: record[name] for name in ("superclass", "aliases", "labels") if name in record}
+    return {"id": f"concept/{record['category']}", "category": record["category"]} | kept
 
 
 def _truth(record: Record) -> Item:
