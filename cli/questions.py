@@ -80,14 +80,14 @@ def command(job: Job, options: str | None, attributes: str | None, settings: Que
         required.append("negatives")
     asked = {"open": prompts.OPEN, "mcq": prompts.OPEN, "yesno": prompts.YES_NO, "caption": prompts.DESCRIBE}
     templates = [asked[kind] for kind in kinds if kind in asked and (settings.question is None or kind == "caption")]
-    templates += finer.TEMPLATES if "granularity" in kinds else []
+    templates += finer.TEMPLATES if "granularity" in kinds and settings.question is None else []
     needs = {"knowledge"} | ({"dialogue"} if settings.variant != "direct" else set())
     if bool(needs & set(kinds)) != (attributes is not None):
         if attributes is None:
             raise UsageError(f"--kinds {','.join(kinds)} needs --from-attributes FILE; `fgvr concept-attrs` makes it")
         raise UsageError("--from-attributes is for --kinds knowledge and dialogue; leave it out")
     known = concept_attributes(job.load(attributes), attributes) if attributes is not None else {}
-    own = settings.level, settings.concept, settings.answers, settings.variant, known, settings.seed
+    own = settings.level, settings.concept, settings.answers, settings.variant, known, settings.seed, settings.question
     ours = Finer(*own) if set(KINDS) & set(kinds) else None
     how = settings.question, settings.choices, settings.distractors, settings.seed, settings.level, listed
     with job.run(prompts=templates, recompute=True) as run:

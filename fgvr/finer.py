@@ -73,18 +73,23 @@ def listed_by_finer(level: str, superclass: str) -> bool:
     return level == "superordinate" or (level == "coarse" and superclass in ("aircraft", "car"))
 
 
-def question(level: str, superclass: str, concept: str, names: Sequence[str] | None = None) -> str:
+def question(
+    level: str, superclass: str, concept: str, names: Sequence[str] | None = None, wording: str | None = None
+) -> str:
     """What is asked at a level; `reply_after` reads the answer.
 
     Args:
         superclass: decides the wording and the example: a key of EXAMPLES, or another one.
         concept: the label one level up; of the superordinate level nothing is said.
         names: to choose from; None: free-form.
+        wording: asked alone, with {concept} filled in, in place of FINER's.
     """
     if level == "superordinate":
         living = superclass in ("bird", "dog", "organism") or bool(names and names[0] == ANIMALS[0])
         concept = "organism" if living else "object"
     asked = {("aircraft", "coarse"): MAKER, ("aircraft", "fine"): MODEL}.get((superclass, level), NAME)
+    if wording is not None:
+        return wording.replace("{concept}", concept)
     text = asked.replace("{concept}", concept)
     if names is not None:
         return text + LISTED.format(names=[*names])

@@ -172,7 +172,9 @@ class Questions:
         "[default: open,mcq; --options: mcq]",
     )
     question: str | None = option(
-        None, "Its text; {superclass} and, for yesno, {option} are filled in. [default: as docs/evaluation.md says]"
+        None,
+        "Its text; {superclass}, for yesno {option}, for granularity {concept} are filled in. [default: as "
+        "docs/evaluation.md says]",
     )
     choices: int = option(4, "Options of a multiple-choice question, the right one included.")
     distractors: str = option(

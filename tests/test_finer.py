@@ -98,6 +98,11 @@ def test_from_a_list_and_free_form() -> None:
     assert built(cars)[1]["question"].endswith("['SUV', 'coupe'].")
 
 
+def test_a_wording_of_ones_own() -> None:
+    made = built([bird(0)], question="Which {concept}?")
+    assert [q["question"] for q in made] == ["Which organism?", "Which bird?", "Which Kite?"]
+
+
 def test_a_record_without_a_coarse_label() -> None:
     ours = Finer()
     rows = [bird(0, coarse=()), bird(1)]

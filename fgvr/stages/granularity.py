@@ -58,6 +58,7 @@ class Finer:
             answers to `steps`, which `fgvr eval` asks first.
         answers: "free", "list" (of all labels of the stream at the level), or "finer": a list of FINER's for the
             superordinate level, one for makers of aircraft and bodies of cars, else free-form.
+        question: of granularity in place of FINER's wording; {concept} is filled in.
         variant: of dialogues: "full", "no-answer" or "direct".
         attributes: category -> {required, likely}.
         notes: counts records without a coarse label, under "coarse", and attributes left out because they name their
@@ -70,6 +71,7 @@ class Finer:
     variant: str = "full"
     attributes: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
     seed: int = 0
+    question: str | None = None
     notes: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
 
@@ -134,7 +136,8 @@ class Finer:
         return {"kind": "open", **own, "level": level, **told}
 
     def _text(self, record: Record, level: str, concept: str) -> str:
-        return finer.question(level, record["superclass"], concept, self._choices(record, level))
+        choices = self._choices(record, level)
+        return finer.question(level, record["superclass"], concept, choices, self.question)
 
     def _choices(self, record: Record, level: str) -> list[str] | None:
         if self.answers == "free" or (
