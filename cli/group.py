@@ -16,6 +16,7 @@ COMMANDS = {
     "concept-attrs": "List required and likely attributes of each category.",
     "summarise": "Write each image's attributes as one description.",
     "mine-negatives": "Find the images most easily confused with each one.",
+    "assemble": "Join a vision tower and a language model in LLaVA's architecture.",
     "align": "Stage I: align objects, descriptions and category names by contrast.",
     "questions": "Build open-set and multiple-choice questions.",
     "tune": "Stage II: instruction tuning on open-set and multiple-choice questions.",

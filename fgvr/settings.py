@@ -286,6 +286,18 @@ class Tune(Training):
 
 
 @dataclass(frozen=True)
+class Assemble:
+    """A model out of its parts."""
+
+    connector: str = option("mlp2x", "Two linear layers with GELU between.", choices=("mlp2x",))
+    feature_layer: int = option(-2, "Layer of the vision tower that the connector takes, from the end.")
+    seed: int = option(0, "Seed of the connector's weights and of new tokens' embeddings.")
+
+    def __post_init__(self) -> None:
+        between("feature_layer", self.feature_layer, -1000, -1)
+
+
+@dataclass(frozen=True)
 class Eval:
     """Answers to questions."""
 

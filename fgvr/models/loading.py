@@ -74,9 +74,13 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
         raise FgvrError(f"model {name}: {first_line(error)}; check the folder or the name") from error
 
 
-def load_model(auto: Any, name: str, revision: str | None, device: torch.device) -> torch.nn.Module:
+def load_model(
+    auto: Any, name: str, revision: str | None, device: torch.device, dtype: str | None = None
+) -> torch.nn.Module:
     """The model of an Auto class in evaluation mode on `device`.
 
+    Args:
+        dtype: "auto" for that of the weights; None for what suits the device.
     Raises:
         FgvrError: a pickle, missing or misfitting weights, an unknown architecture, no such model.
     """
@@ -84,7 +88,7 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device)
         check_folder(name)
     quiet()
     model, report = from_pretrained(
-        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True
+        auto, name, revision, dtype=dtype or pick_dtype(device), use_safetensors=True, output_loading_info=True
     )
     missing = sorted(report["missing_keys"])
     misfit = [str(key) for key in report.get("mismatched_keys") or []]
