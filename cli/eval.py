@@ -39,8 +39,8 @@ def command(
     five, `correct_top5` whether the answer is among them. --permutations cyclic adds `orders`, the prediction in each
     order, and `correct_in_all`. Writes in input order. Streams.
 
-    --prompting attr-seek asks for the attributes that can be seen, then, in the same conversation, the question; cot
-    invites the model to think before it answers. `earlier` holds what was asked and replied before the question.
+    --prompting attr-seek asks for visible attributes, then, in the same conversation, the question; cot invites the
+    model to think first. `earlier` holds what was asked and replied before the question.
 
     \b
     Examples:
@@ -68,14 +68,13 @@ def command(
         raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
     answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
-    templates = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]
     longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
     with (
-        job.run(models=[answerer.about], prompts=templates) as run,
+        job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]) as run,
         accounted(job, run, answerer),
     ):
         whole = 1 if scoring == "generate" else settings.batch_size
         items = run.read(required=("kind", "question"), batch=whole)
         plain = settings.parser, settings.batch_size, longest, scoring, settings.normalise
-        asked = settings.prompting, settings.opening_tokens
-        run.write(evaluate(items, answerer, image_root, *plain, settings.permutations == "cyclic", names, *asked))
+        more_settings = settings.permutations == "cyclic", names, settings.prompting, settings.opening_tokens
+        run.write(evaluate(items, answerer, image_root, *plain, *more_settings))

@@ -78,9 +78,7 @@ class ConceptAttrs(Generate):
     """Required and likely attributes of categories."""
 
     max_new_tokens: int = option(512, "Longest reply, in tokens.")
-    source: str = option(
-        "text", "Where a category's attributes are from.", choices=("text", "image", "document", "truth")
-    )
+    source: str = option("text", "Where they are from.", choices=("text", "image", "document", "truth"))
 
 
 @dataclass(frozen=True)
@@ -185,18 +183,9 @@ class Questions:
     level: str | None = option(
         None, "Open and granularity questions ask for this label alone.", choices=("superordinate", "coarse", "fine")
     )
-    concept: str = option(
-        "gold", "Granularity: the label one level up is the right one, or what the model answers.",
-        choices=("gold", "predicted"),
-    )
-    answers: str = option(
-        "finer", "Granularity: free-form, from a list of all labels, or either as FINER has it for the level.",
-        choices=("finer", "free", "list"),
-    )
-    variant: str = option(
-        "full", "Dialogue: coarse label, attributes, fine label; without the last; or the fine label straight away.",
-        choices=("full", "no-answer", "direct"),
-    )
+    concept: str = option("gold", "Granularity: whose label one level up.", choices=("gold", "predicted"))
+    answers: str = option("finer", "Granularity: free-form or from a list.", choices=("finer", "free", "list"))
+    variant: str = option("full", "Dialogue: what it asks for.", choices=("full", "no-answer", "direct"))
     per_class: int | None = option(None, "Most records of a category, drawn by the seed.")
     seed: int = option(0, "Seed of every draw.")
 
@@ -305,7 +294,7 @@ class Eval:
     max_new_tokens: int | None = option(None, "Longest reply, in tokens. [default: 32; --prompting cot: 512]")
     prompting: str = option(
         "direct",
-        "The question alone; the attributes first, in a turn of their own; or with thought before the answer.",
+        "The question alone, after a turn about attributes, or with thought before the answer.",
         choices=("direct", "attr-seek", "cot"),
     )
     opening_tokens: int = option(256, "Longest list of attributes of --prompting attr-seek, in tokens.")

@@ -68,34 +68,25 @@ def evaluate(
 
     def work(records: list[Record]) -> list[Item]:
         opened = functools.cache(functools.partial(open_image, root))  # a model may encode a shared image once a call
-        views: list[list[Record]] = []
-        asks: list[_Asked] = []
-        faults: dict[int, Item] = {}
         images: dict[int, Any] = {}
+        views: dict[int, list[_Asked]] = {}
+        done: dict[int, Item] = {}
         for number, record in enumerate(records):
             try:
                 _check(record)
                 images[number] = _shown(record, opened)
             except RecordError as error:
-                faults[number] = bad(record, error)
-        known = iter(asker.concepts([(records[number], image) for number, image in images.items()]))
-        for number, image in images.items():
-            record = next(known)
+                done[number] = bad(record, error)
+        known = asker.concepts([(records[number], image) for number, image in images.items()])
+        for (number, image), record in zip(images.items(), known, strict=True):
             try:
-                turned = rotations(record) if cyclic and scoring != "label" else [record]
-                how = "direct" if scoring == "label" else prompting
-                texts = [_open(record) if scoring == "label" else final_prompt(view, how) for view in turned]
-                opening = attribute_question(record) if how == "attr-seek" else None
-                asks += [(view, Ask(text, image), opening) for view, text in zip(turned, texts, strict=True)]
-                views.append(turned)
+                views[number] = _views(record, image, scoring, prompting, cyclic)
             except RecordError as error:
-                faults[number] = bad(record, error)
+                done[number] = bad(record, error)
+        asks = [asked for own in views.values() for asked in own]
         results = iter([r for start in range(0, len(asks), batch) for r in asker(asks[start : start + batch])])
-        good = iter(views)
-        return [
-            faults[number] if number in faults else in_all_orders((own := next(good))[0], [next(results) for _ in own])
-            for number in range(len(records))
-        ]
+        done |= {number: in_all_orders(own[0][0], [next(results) for _ in own]) for number, own in views.items()}
+        return [done[number] for number in range(len(records))]
 
     return ordered(items, batch, work)
 
@@ -109,6 +100,15 @@ def _shown(record: Record, opened: Any) -> Any:
         return None
     check(record, ("image",))
     return opened(record["image"])
+
+
+def _views(record: Record, image: Any, scoring: str, prompting: str, cyclic: bool) -> list[_Asked]:
+    """What is asked for a record: one question, or one in each rotation of its options."""
+    if scoring == "label":
+        return [(record, Ask(_open(record), image), None)]
+    opening = attribute_question(record) if prompting == "attr-seek" else None
+    turned = rotations(record) if cyclic else [record]
+    return [(view, Ask(final_prompt(view, prompting), image), opening) for view in turned]
 
 
 class _Asker:

@@ -85,14 +85,18 @@ class Finer:
             self.names[level] = sorted(every)
         return held
 
-    def made(self, record: Record, kind: str) -> list[Own]:
-        """The questions of a kind of KINDS; none of any other."""
-        if kind not in KINDS:
-            return []
-        check(record, ("category", "superclass"))
-        if kind == "granularity":
-            return [(level, self._granular(record, level)) for level in finer.LEVELS if self._asked(record, level)]
-        return [("fine", self._knowledge(record))] if kind == "knowledge" else [("dialogue", self._dialogue(record))]
+    def made(self, record: Record, kinds: Iterable[str]) -> list[Own]:
+        """The questions of those kinds that are of KINDS, in their order."""
+        found: list[Own] = []
+        for kind in [kind for kind in kinds if kind in KINDS]:
+            check(record, ("category", "superclass"))
+            if kind == "granularity":
+                asked = [level for level in finer.LEVELS if self._asked(record, level)]
+                found += [(level, self._granular(record, level)) for level in asked]
+            else:
+                fine = kind == "knowledge"
+                found.append(("fine", self._knowledge(record)) if fine else ("dialogue", self._dialogue(record)))
+        return found
 
     # --- labels ---
 

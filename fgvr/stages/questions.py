@@ -46,10 +46,8 @@ def questions(
         finer: how the kinds "granularity", "knowledge" and "dialogue" ask (fgvr.stages.granularity).
         per_class: most records of a category.
     """
-    if per_class is not None:
-        items = capped(items, per_class, seed)
-    if finer is not None:
-        items = finer.seen(items)
+    items = items if per_class is None else capped(items, per_class, seed)
+    items = items if finer is None else finer.seen(items)
     world = _World()
     if {"mcq", "yesno"} & set(kinds):
         items = list(items)
@@ -71,8 +69,7 @@ def questions(
             "caption": lambda: _caption(record),
         }
         found = [_question(record, kind, made[kind]()) for kind in kinds if kind in made]
-        ours = [own for kind in kinds if finer is not None for own in finer.made(record, kind)]
-        return found + [_question(record, *own) for own in ours]
+        return found + [_question(record, *own) for own in (finer.made(record, kinds) if finer is not None else ())]
 
     return each(items, build)
 
