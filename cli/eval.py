@@ -37,10 +37,9 @@ def command(
     With --scoring letter or option no choice is generated: the likeliest is taken and `scores` holds one figure an
     option. --scoring label ranks all categories, those of --categories or of the input file: `top` holds the best
     five, `correct_top5` whether the answer is among them. --permutations cyclic adds `orders`, the prediction in each
-    order, and `correct_in_all`. Writes in input order. Streams.
-
-    --prompting attr-seek asks for visible attributes, then, in the same conversation, the question; cot invites the
-    model to think first. `earlier` holds what was asked and replied before the question.
+    order, and `correct_in_all`. --prompting attr-seek asks for visible attributes, then, in the same conversation, the
+    question; cot invites the model to think first. `earlier` holds what was asked and replied before the question.
+    Writes in input order. Streams.
 
     \b
     Examples:
@@ -69,8 +68,9 @@ def command(
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
     answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
+    asked = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]
     with (
-        job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]) as run,
+        job.run(models=[answerer.about], prompts=asked) as run,
         accounted(job, run, answerer),
     ):
         whole = 1 if scoring == "generate" else settings.batch_size

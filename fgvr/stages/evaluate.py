@@ -140,7 +140,8 @@ class _Asker:
         scored = [pair for pair in pairs if self._by_score(pair[0])]
         found = iter(getattr(self, self.scoring)(scored) if scored else [])
         rest = [n for n, (record, _) in enumerate(pairs) if n not in replies and not self._by_score(record)]
-        replies |= dict(zip(rest, self._replies([pairs[n][1] for n in rest], self.max_new_tokens), strict=True))
+        said = self._replies([pairs[n][1] for n in rest], self.max_new_tokens, once=False)
+        replies |= dict(zip(rest, said, strict=True))
         for n, (record, ask) in enumerate(pairs):
             made = next(found) if self._by_score(record) else judge(record, replies[n], self.parser)
             yield told(made, ask.before) if ask.before else made
@@ -162,9 +163,11 @@ class _Asker:
             replies = {n: second for n, (_, second) in zip(both, found, strict=True)}
         return earlier, replies
 
-    def _replies(self, asks: Sequence[Ask], most: int) -> list[str]:
-        """Equal questions are asked once: of a call, and those without an image once and for all."""
-        keys = [(ask.prompt, id(ask.image) if ask.image is not None else 0, ask.before, most) for ask in asks]
+    def _replies(self, asks: Sequence[Ask], most: int, once: bool = True) -> list[str]:
+        """Questions without an image are asked once and for all; with `once`, others that are equal once a call."""
+        at = range(len(asks))
+        shown = [0 if ask.image is None else id(ask.image) if once else -1 - n for n, ask in zip(at, asks, strict=True)]
+        keys = [(ask.prompt, image, ask.before, most) for ask, image in zip(asks, shown, strict=True)]
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self._told}
         told = dict(zip(new, self.model.reply(list(new.values()), most), strict=True)) if new else {}
         if len(self._told) > 10_000:
