@@ -106,3 +106,13 @@ def test_turns_without_a_chat_template(kind: str, written: str, tmp_path: Path) 
     answerer: Any = open_answerer(str(families.build(kind, tmp_path, templated=False)), device="cpu")
     assert answerer._chat("Q2", None, True, [("Q1", "R1")]) == written
     assert "image" not in answerer._chat("Q2", None, False, [("Q1", "R1")])
+
+
+def test_a_language_model_takes_turns_too(tmp_path: Path) -> None:
+    from tests.test_assemble import CHATML, speaker
+
+    ask = Ask("Q2", before=(("Q1", "R1"),))
+    plain: Any = open_answerer(str(speaker("llama", tmp_path / "a", None)), device="cpu")
+    assert plain._prompt(ask) == "Q1\nR1\nQ2" and plain._prompt(Ask("Q2")) == "Q2"
+    chat: Any = open_answerer(str(speaker("llama", tmp_path / "b", CHATML)), device="cpu")
+    assert chat._prompt(ask) == "<s>user\nQ1</s>\n<s>assistant\nR1</s>\n<s>user\nQ2</s>\n<s>assistant\n"

@@ -195,6 +195,8 @@ def test_both_ways_through_a_model_that_keeps_its_cache_and_one_that_does_not(ro
     say = lambda ask: "B" if "Choices" in ask.prompt else by_level(ask)  # noqa: E731
     found = [list(evaluate(rows, kind(say), root, "strict", 2, 9, prompting="attr-seek", opening_tokens=77))
              for kind in (Scripted, Both)]  # fmt: skip
+    turned: Any = list(evaluate(rows[3:], Scripted(say), root, "strict", 8, 9, cyclic=True, prompting="attr-seek"))
+    assert turned[0]["raws"] == ["B", "B"] and turned[0]["earlier"] == found[0][3]["earlier"]  # type: ignore[index]
     chosen: Any = found[0][3]
     assert found[0] == found[1] and chosen["correct"] and "see from the bird" in chosen["earlier"][0]["question"]
 

@@ -170,9 +170,9 @@ class _Asker:
         keys = [(ask.prompt, image, ask.before, most) for ask, image in zip(asks, shown, strict=True)]
         new = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self._told}
         told = dict(zip(new, self.model.reply(list(new.values()), most), strict=True)) if new else {}
+        found = [told[key] if key in told else self._told[key] for key in keys]
         if len(self._told) > 10_000:
             self._told.clear()
-        found = [told[key] if key in told else self._told[key] for key in keys]
         self._told.update((key, reply) for key, reply in told.items() if not key[1])
         return found
 
@@ -298,6 +298,7 @@ def in_all_orders(record: Record, found: Sequence[Record]) -> Record:
             "scores": scores, "raws": [one["raw"] for one in found],
         }  # fmt: skip
     all_right = None if answer is None else all(one["correct"] for one in found)
+    made |= {"earlier": found[0]["earlier"]} if "earlier" in found[0] else {}
     return {**made, "orders": orders, "correct_in_all": all_right}
 
 
