@@ -108,4 +108,5 @@ def _truth(record: Record) -> Item:
         return bad(record, "record has no 'attributes_true'; take another --source")
     most = {name: sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[0][0] for name, counts in
             record["values"].items()}  # fmt: skip
-    return {**_head(record), "required": [f"{value} {name}" for name, value in most.items()], "likely": []}
+    told = [f"{'no' if value == 'none' else value} {name}" for name, value in most.items()]
+    return {**_head(record), "required": told, "likely": []}
