@@ -37,15 +37,18 @@ def command(
     With --scoring letter or option no choice is generated: the likeliest is taken and `scores` holds one figure an
     option. --scoring label ranks all categories, those of --categories or of the input file: `top` holds the best
     five, `correct_top5` whether the answer is among them. --permutations cyclic adds `orders`, the prediction in each
-    order, and `correct_in_all`. Writes in input order. Streams.
+    order, and `correct_in_all`. --prompting attr-seek asks for visible attributes, then, in the same conversation, the
+    question; cot invites the model to think first. `earlier` holds what was asked and replied before the question.
+    Writes in input order. Streams.
 
     \b
     Examples:
       fgvr eval --model examples/toy/vlm --image-root images < questions.jsonl > predictions.jsonl
       fgvr eval --model examples/toy/vlm --adapter runs/toy/tune --image-root images questions.jsonl | fgvr score
+      fgvr eval --prompting attr-seek --model examples/toy/vlm --image-root images questions.jsonl | fgvr score
       fgvr eval --model clip:examples/toy/clip --scoring label --image-root images questions.jsonl | fgvr score
     """
-    from fgvr import prompts, stream
+    from fgvr import finer, prompts, stream
     from fgvr.models import open_answerer
     from fgvr.stages.evaluate import evaluate, names_of
 
@@ -64,11 +67,14 @@ def command(
         raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
     answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
+    longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
+    asked = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]
     with (
-        job.run(models=[answerer.about], prompts=[prompts.MULTIPLE_CHOICE]) as run,
+        job.run(models=[answerer.about], prompts=asked) as run,
         accounted(job, run, answerer),
     ):
         whole = 1 if scoring == "generate" else settings.batch_size
-        items = run.read(required=("image", "kind", "question"), batch=whole)
-        plain = settings.parser, settings.batch_size, settings.max_new_tokens, scoring, settings.normalise
-        run.write(evaluate(items, answerer, image_root, *plain, settings.permutations == "cyclic", names))
+        items = run.read(required=("kind", "question"), batch=whole)
+        plain = settings.parser, settings.batch_size, longest, scoring, settings.normalise
+        more_settings = settings.permutations == "cyclic", names, settings.prompting, settings.opening_tokens
+        run.write(evaluate(items, answerer, image_root, *plain, *more_settings))

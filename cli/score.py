@@ -15,12 +15,13 @@ from fgvr.settings import Score
 @click.option("--compare", type=Named(), multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
+@click.option("--reference", type=InputFile(), metavar="FILE", help="Concept records to compare concept records with.")
 @click.option("--encoder", metavar="SPEC", help="Text encoder for semantic accuracy and for distinctiveness.")
 @device
 @settings(Score)
 def command(
-    job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, encoder: str | None,
-    device: str, settings: Score,
+    job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, reference: str | None,
+    encoder: str | None, device: str, settings: Score,
 ) -> None:  # fmt: skip
     """Turn predictions into metrics.
 
@@ -29,7 +30,7 @@ def command(
     answers, their mean over categories, macro F1, unreadable replies, positions of options, and of open answers
     FINER's scores and clustering. docs/evaluation.md defines them. Of extractions and triples, what is
     unknown, empty, copied, leaking, and what each attribute tells of the category; with `attributes_true` also what is
-    right. Metrics records come through as they are.
+    right. Of concept records (concept-attrs), how they agree with --reference. Metrics records come through.
 
     --compare and --versus add other runs: each record then names its `run`, and where two runs answered the same
     questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Buffers
@@ -46,6 +47,7 @@ def command(
     from fgvr.errors import FgvrError, UsageError
     from fgvr.models import open_encoder
     from fgvr.output import AtomicFolder
+    from fgvr.stages.granularity import concept_attributes
     from fgvr.stages.score import Scored, score
 
     own, other = run_names(name, job.source, versus)
@@ -53,6 +55,7 @@ def command(
     if others and settings.write_format != "fgvr":
         raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
     job.settings["compare"] = [other for other, _ in others]
+    told = concept_attributes(job.load(reference), reference) if reference is not None else None
     runs = load(job, others, settings)
     clip = open_encoder(encoder, device=device) if encoder else None
     with job.run(recompute=True, models=[clip.about] if clip else []) as run:
@@ -63,7 +66,7 @@ def command(
         mine = runs.pop(own, None) or Scored(settings.by)
         items = read(run.source, settings.format, settings.parser, job.say)
         list(run.checked(mine.take(writer.passing(items))))
-        figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip))
+        figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip, told))
         if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
         write(run, writer, own, figures, settings)

@@ -364,7 +364,7 @@ def open_question(superclass: str) -> str:
     return OPEN.format(superclass=superclass)
 
 
-def multiple_choice(question: str, options: Sequence[str]) -> str:
+def multiple_choice(question: str, options: Sequence[str], template: str = MULTIPLE_CHOICE) -> str:
     """Closed-set question; `fgvr.answers.read_option` reads the reply. The options stand one a line, from A.
 
     Raises:
@@ -373,7 +373,7 @@ def multiple_choice(question: str, options: Sequence[str]) -> str:
     if not 2 <= len(options) <= 26 or any("\n" in option for option in options):
         raise ValueError(f"need 2 to 26 options of one line each, got {list(options)}")
     choices = "\n".join(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
-    return MULTIPLE_CHOICE.format(question=question, choices=choices)
+    return template.format(question=question, choices=choices)
 
 
 def describe(superclass: str) -> str:

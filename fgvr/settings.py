@@ -83,6 +83,14 @@ class Extract(Generate):
 
 
 @dataclass(frozen=True)
+class ConceptAttrs(Generate):
+    """Required and likely attributes of categories."""
+
+    max_new_tokens: int = option(512, "Longest reply, in tokens.")
+    source: str = option("text", "Where they are from.", choices=("text", "image", "document", "truth"))
+
+
+@dataclass(frozen=True)
 class Summarise(Generate):
     """Descriptions from attributes."""
 
@@ -166,10 +174,14 @@ class Questions:
     """Questions about images."""
 
     kinds: str | None = option(
-        None, "Kinds of question, separated by commas: open, mcq, yesno, caption. [default: open,mcq; --options: mcq]"
+        None,
+        "Kinds of question, separated by commas: open, mcq, yesno, caption; FINER's granularity, knowledge, dialogue. "
+        "[default: open,mcq; --options: mcq]",
     )
     question: str | None = option(
-        None, "Its text; {superclass} and, for yesno, {option} are filled in. [default: as docs/evaluation.md says]"
+        None,
+        "Its text; {superclass}, for yesno {option}, for granularity {concept} are filled in. [default: as "
+        "docs/evaluation.md says]",
     )
     choices: int = option(4, "Options of a multiple-choice question, the right one included.")
     distractors: str = option(
@@ -177,11 +189,17 @@ class Questions:
         "Which wrong categories are options.",
         choices=("negatives", "topwrong", "foci4", "same-coarse", "random"),
     )
-    level: str | None = option(None, "Open questions ask for this label.", choices=("superordinate", "coarse", "fine"))
+    level: str | None = option(
+        None, "Open and granularity questions ask for this label alone.", choices=("superordinate", "coarse", "fine")
+    )
+    concept: str = option("gold", "Granularity: whose label one level up.", choices=("gold", "predicted"))
+    answers: str = option("finer", "Granularity: free-form or from a list.", choices=("finer", "free", "list"))
+    variant: str = option("full", "Dialogue: what it asks for.", choices=("full", "no-answer", "direct"))
+    per_class: int | None = option(None, "Most records of a category, drawn by the seed.")
     seed: int = option(0, "Seed of every draw.")
 
     def __post_init__(self) -> None:
-        known = ("open", "mcq", "yesno", "caption")
+        known = ("open", "mcq", "yesno", "caption", "granularity", "knowledge", "dialogue")
         if self.kinds is not None:
             chosen = self.chosen()
             if len(set(chosen)) != len(chosen) or not set(chosen) <= set(known):
@@ -193,6 +211,11 @@ class Questions:
             raise ValueError(f"--distractors foci4 has 4 options, got --choices {self.choices}; use topwrong")
         if self.level is not None and "mcq" in self.chosen():
             raise ValueError("--level is for open questions; add --kinds open")
+        if self.per_class is not None:
+            between("per_class", self.per_class, 1)
+        for name, default in (("concept", "gold"), ("answers", "finer")):
+            if getattr(self, name) != default and "granularity" not in self.chosen():
+                raise ValueError(f"--{name} is for granularity questions; add --kinds granularity")
 
     def chosen(self, default: str = "open,mcq") -> tuple[str, ...]:
         """The kinds, in the order given."""
@@ -311,10 +334,29 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Eval(Generate):
+class Assemble:
+    """A model out of its parts."""
+
+    connector: str = option("mlp2x", "Two linear layers with GELU between.", choices=("mlp2x",))
+    feature_layer: int = option(-2, "Layer of the vision tower that the connector takes, from the end.")
+    seed: int = option(0, "Seed of the connector's weights and of new tokens' embeddings.")
+
+    def __post_init__(self) -> None:
+        between("feature_layer", self.feature_layer, -1000, -1)
+
+
+@dataclass(frozen=True)
+class Eval:
     """Answers to questions."""
 
-    max_new_tokens: int = option(32, "Longest reply, in tokens.")
+    batch_size: int = option(8, "Questions asked at once.", how=True)
+    max_new_tokens: int | None = option(None, "Longest reply, in tokens. [default: 32; --prompting cot: 512]")
+    prompting: str = option(
+        "direct",
+        "The question alone, after a turn about attributes, or with thought before the answer.",
+        choices=("direct", "attr-seek", "cot"),
+    )
+    opening_tokens: int = option(256, "Longest list of attributes of --prompting attr-seek, in tokens.")
     scoring: str | None = option(
         None,
         "Read a reply, or take the likeliest letter, option text or category name. [default: generate; CLIP: option]",
@@ -332,7 +374,14 @@ class Eval(Generate):
     template: str = option("a photo of a {}", "CLIP's text for a name; several, joined by |, are averaged.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        between("batch_size", self.batch_size, 1)
+        between("opening_tokens", self.opening_tokens, 1)
+        if self.max_new_tokens is not None:
+            between("max_new_tokens", self.max_new_tokens, 1)
+        if self.prompting == "cot" and self.scoring not in (None, "generate"):
+            raise ValueError(f"--prompting cot writes its thoughts; it does not go with --scoring {self.scoring}")
+        if self.prompting != "direct" and self.scoring == "label":
+            raise ValueError(f"--scoring label asks the question alone; leave --prompting {self.prompting} out")
         if not all("{}" in part for part in self.template.split("|")):
             raise ValueError(f"--template must hold {{}}, the place of the name, got {self.template!r}")
 

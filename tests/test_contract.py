@@ -121,6 +121,11 @@ def extracted(folder: Path, count: int) -> list[dict]:
     return [{**record, "attributes": attributes} for record in images(folder, count)]
 
 
+def known(folder: Path, count: int) -> list[dict]:
+    truth = {"leg colour": "red", "bill shape": "long, with a hook at its end"}
+    return [{**r, "category": f"Red Kite{n}", "attributes_true": truth} for n, r in enumerate(images(folder, count))]
+
+
 def described(folder: Path, count: int) -> list[dict]:
     return [{**record, "description": f"Bird {n}."} for n, record in enumerate(images(folder, count))]
 
@@ -194,6 +199,7 @@ ROWS = [
     Row("dataset folder", FOLDER, make=None, other=("--hyphens-to-spaces", "--hyphens-to-spaces")),
     Row("discover-attrs", f"{VLM} --superclass bird", None, ("--class-unit kinds", "--class-unit"), keeps=False),
     Row("extract-attrs", f"{VLM} {SEES} --attrs {{dir}}/side.jsonl", attributed, SHORT, required="image", count=8),
+    Row("concept-attrs", "--source truth", known, SHORT, keeps=False, required="category"),
     Row("summarise", VLM, extracted, SHORT, required="superclass", count=8),
     Row("mine-negatives", f"{CLIP} {SEES}", described, ("--per-anchor 2", "--per-anchor"), required="image"),
     Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),
@@ -201,13 +207,13 @@ ROWS = [
     Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
     Row("merge", f"{VLM} --adapter {{dir}}/adapter", None, ("--base dequantised", "--base"), keeps=False,
         to_folder=True, before=adapted),
-    Row("eval", f"{VLM} {SEES}", asked, SHORT, required="image", count=8),
+    Row("eval", f"{VLM} {SEES}", asked, SHORT, required="kind", count=8),
     Row("convert", "--to llava", described, ("--to trl", "--to"), keeps=False),
     Row("score", "--by category", judged, ("--by superclass", "--by"), keeps=False),
     Row("probe", f"{VLM} {SEES} --train {{dir}}/side.jsonl", split, SEED, keeps=False, required="image"),
 ]
 # commands that neither read nor write streams of records, tested by name elsewhere
-OTHERS = {"provenance", "report"}
+OTHERS = {"provenance", "report", "assemble"}
 
 
 def rows(*wanted: str) -> pytest.MarkDecorator:

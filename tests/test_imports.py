@@ -27,6 +27,7 @@ LEVELS = [
     ("fgvr.tensors", "2H"), ("fgvr.losses", "2H"), ("fgvr.topk", "2H"),
     ("fgvr.rules", "2H"), ("fgvr.negatives", "2H"), ("fgvr.features", "2H"),
     ("fgvr.names", "0"), ("fgvr.groups", "1"),
+    ("fgvr.finer", "0"), ("fgvr.dialogue", "0"), ("fgvr.concepts", "0"),
     ("fgvr.models.*", "3H"), ("fgvr.training*", "3H"),
     ("fgvr.stages.align", "4H"), ("fgvr.stages.tune", "4H"), ("fgvr.stages.merge", "4H"),  # tensor code
     ("fgvr.stages*", "4"), ("fgvr.analysis*", "4"), ("fgvr.report*", "4"),

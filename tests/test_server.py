@@ -60,6 +60,18 @@ def test_replies_come_in_order_each_for_its_own_pixels(server: Server) -> None:
     assert server.keys == {f"Bearer {KEY}"}
 
 
+def test_earlier_turns_are_messages(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.server.read", lambda body: ("", None))
+    opened(server).reply([Ask("Which?", images(1)[0], before=(("Colours?", "red"),))], 5)
+    first, second, third = server.bodies[0]["messages"]
+    assert [part["type"] for part in first["content"]] == ["image_url", "text"]
+    assert (first["content"][1]["text"], second, third) == (
+        "Colours?",
+        {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+        {"role": "user", "content": [{"type": "text", "text": "Which?"}]},
+    )
+
+
 def test_no_more_requests_at_once_than_allowed(server: Server) -> None:
     server.pause_s = 0.05
     opened(server, concurrency=3).reply([Ask(str(n)) for n in range(9)], 5)

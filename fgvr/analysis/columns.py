@@ -46,10 +46,10 @@ class Names(dict[str | None, int]):
 class Predictions:
     """The predictions of one kind of question in one run.
 
-    Columns, (N,): `key`, `unit`, `base`: hashes of id, image (or id) and base, the question that this one is with its
-    options turned (or id); `correct`: 1, 0, -1 for no known answer; `failed`: the reply could not be read; `klass`,
-    `gold`, `said`: numbers in `names` of category, answer and prediction; `chosen`, `place`: the option that was
-    chosen and the right one, -1 for none; `count`: options; `group`: number in `groups` of the field `by`; and the
+    Columns, (N,): `key`, `unit`, `base`: hashes of id, unit (else image, else id) and base, the question that this one
+    is with its options turned (or id); `correct`: 1, 0, -1 for no known answer; `failed`: the reply could not be read;
+    `klass`, `gold`, `said`: numbers in `names` of category, answer and prediction; `chosen`, `place`: the option that
+    was chosen and the right one, -1 for none; `count`: options; `group`: number in `groups` of the field `by`; and the
     scores of replies, "em/coarse" (NaN: not at this level).
     """
 
@@ -71,7 +71,7 @@ class Predictions:
                 raise TypeError(f"{name!r} of a wrong type")
         column = {
             "key": np.array([hash(row["id"]) for row in rows], dtype=np.int64),
-            "unit": np.array([hash(row.get("image") or row["id"]) for row in rows], dtype=np.int64),
+            "unit": np.array([hash(row.get("unit") or row.get("image") or row["id"]) for row in rows], dtype=np.int64),
             "correct": np.array([-1 if c is None else c for c in correct], dtype=np.int8),
             "failed": np.array([text is None for text in said]),
             "klass": np.array([names[row.get("category")] for row in rows], dtype=np.int32),

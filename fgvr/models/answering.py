@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fgvr.errors import FgvrError
-from fgvr.models import loading, shared_prefix
+from fgvr.models import conversing, loading, shared_prefix
 from fgvr.models.base import Ask, Said
 from fgvr.models.families import FAMILIES
 from fgvr.models.generating import replies
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # what a processor gives for each token, and the value of a new token of text
 PER_TOKEN = {"input_ids": 0, "attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
+Turns = Sequence[tuple[str, str]]
 ROWS = 4  # options in memory at once, for each question of a call
 
 
@@ -79,7 +80,7 @@ class VlmAnswerer:
 
     def _shared(self, asks: list[Ask], places: list[int], max_new_tokens: int) -> dict[int, Said]:
         """Replies to the questions that share an image object with another one (shared_prefix)."""
-        prompts = [self._chat(ask.prompt, None, True) for ask in asks]
+        prompts = [self._chat(ask.prompt, None, True, ask.before) for ask in asks]
         found = shared_prefix.reply(
             self.vlm,
             prompts,
@@ -102,13 +103,18 @@ class VlmAnswerer:
     def _encoded_once(self, asks: list[Ask]) -> dict[str, Any]:
         vlm = self.vlm
         unique = {id(ask.image): ask.image for ask in asks}
-        prompts = [self._chat(ask.prompt, None, True) for ask in asks]
+        prompts = [self._chat(ask.prompt, None, True, ask.before) for ask in asks]
         with torch.inference_mode():
             pixels = vlm.pixels(list(unique.values()))  # type: ignore[arg-type]
             features = dict(zip(unique, vlm.features(pixels), strict=True))
             inputs = vlm.processor(text=prompts, **self._options(prompts[0])).to(vlm.device)
             embeds = vlm.embed(inputs["input_ids"], [features[id(ask.image)] for ask in asks])
         return {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+
+    def converse(
+        self, asks: Sequence[Ask], openings: Sequence[str], opening_tokens: int, max_new_tokens: int
+    ) -> list[tuple[str, str]]:
+        return conversing.converse(self, asks, openings, opening_tokens, max_new_tokens)
 
     # --- Scorer ---
 
@@ -127,14 +133,14 @@ class VlmAnswerer:
 
     def _told(self, ask: Ask, letters: tuple[str, ...]) -> tuple[int, list[int], list[int]] | None:
         """(tokens to take from the end of the prompt, tokens to put there, the one token that tells each letter)."""
-        cut, rests = self.rests(ask.prompt, letters)
-        lead = _common(rests)
+        cut, rests = self.rests(ask.prompt, letters, ask.before)
+        lead = shared_prefix.common(rests)
         ids = [rest[lead] for rest in rests if len(rest) > lead]
         alike = len({tuple(rest[lead + 1 :]) for rest in rests}) == 1  # else a token may only begin its letter
         return (cut, rests[0][:lead], ids) if alike and len(set(ids)) == len(rests) else None
 
     def likelihood(self, asks: Sequence[Ask], replies: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
-        found = [self.rests(ask.prompt, tuple(own)) for ask, own in zip(asks, replies, strict=True)]
+        found = [self.rests(ask.prompt, tuple(own), ask.before) for ask, own in zip(asks, replies, strict=True)]
         if not self.shares:
             return self._one_by_one(asks, found)
         inputs = self._extended(self._inputs(asks), [cut for cut, _ in found], [[] for _ in asks])
@@ -222,8 +228,8 @@ class VlmAnswerer:
 
     # --- prompts ---
 
-    def _chat(self, question: str, reply: str | None, with_image: bool) -> str:
-        return self.vlm.chat([(question, reply)], with_image)
+    def _chat(self, question: str, reply: str | None, with_image: bool, before: Turns = ()) -> str:
+        return self.vlm.chat([*before, (question, reply)], with_image)
 
     def _options(self, prompt: str) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompt)}
@@ -233,7 +239,7 @@ class VlmAnswerer:
         vlm = self.vlm
         if with_image and any(ask.image is None for ask in asks):
             raise FgvrError(f"model {self.about['name']}: likelihoods need an image in every question")
-        prompts = [self._chat(ask.prompt, None, with_image) for ask in asks]
+        prompts = [self._chat(ask.prompt, None, with_image, ask.before) for ask in asks]
         if not with_image:
             return dict(vlm.tokenizer(prompts, **self._options(prompts[0])).to(vlm.device))
         try:
@@ -253,19 +259,19 @@ class VlmAnswerer:
             for key, value in made.items()
         }
 
-    def _rests(self, question: str, replies: tuple[str, ...]) -> tuple[int, list[list[int]]]:
+    def _rests(self, question: str, replies: tuple[str, ...], before: Turns = ()) -> tuple[int, list[list[int]]]:
         """How many tokens of the prompt's end to take away, and what follows then in each conversation: the reply and
         what the template puts after it (its end mark, so that no reply gains by being the start of another).
 
         A tokenizer may join the end of a prompt to a reply; the image, written out or not, is never part of the end.
         """
-        tokenizer, asked = self.vlm.tokenizer, self._chat(question, None, True) + self.family.closing
+        tokenizer, asked = self.vlm.tokenizer, self._chat(question, None, True, before) + self.family.closing
         options = self.vlm.text_options(asked)
         if _encodes(self.model):
             return 0, [tokenizer(reply).input_ids for reply in replies]
         prompt: list[int] = tokenizer(asked, **options).input_ids
-        rows: list[list[int]] = [tokenizer(self._chat(question, r, True), **options).input_ids for r in replies]
-        shared = _common([prompt, *rows])
+        rows: list[list[int]] = [tokenizer(self._chat(question, r, True, before), **options).input_ids for r in replies]
+        shared = shared_prefix.common([prompt, *rows])
         for row, reply in zip(rows, replies, strict=True):
             if len(row) == shared:
                 raise FgvrError(f"the reply {reply!r} is empty in this model's chat template; correct the record")
@@ -333,11 +339,6 @@ def _sizes(features: Tensor | Sequence[Tensor], tokens: Sequence[int]) -> list[i
     if sum(tokens) == parts * each and all(count % each == 0 for count in tokens):
         return list(tokens)
     return [parts * each // len(tokens)] * len(tokens)
-
-
-def _common(rows: Sequence[Sequence[int]]) -> int:
-    """Length of the longest common start."""
-    return next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 def _selected(cache: Cache, rows: Tensor) -> Cache:

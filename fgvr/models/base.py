@@ -16,11 +16,13 @@ class Ask:
     """One question, with or without an image (RGB).
 
     schema: the JSON schema of the reply, for servers that can be held to one; the prompt asks for it too.
+    before: earlier turns of the conversation, questions and replies; the image stands in the first turn.
     """
 
     prompt: str
     image: Image | None = None
     schema: Mapping[str, Any] | None = None
+    before: tuple[tuple[str, str], ...] = ()
 
 
 class Answerer(Protocol):
@@ -95,4 +97,15 @@ class Sampler(Protocol):
 
     def sample(self, ask: Ask, max_new_tokens: int, temperature: float, seed: int) -> str:
         """One drawn reply; equal arguments give equal replies where the model is deterministic."""
+        ...
+
+
+class Conversant(Protocol):
+    """What an Answerer may also offer: two turns at once, so that what the first computed is kept for the second."""
+
+    def converse(
+        self, asks: Sequence[Ask], openings: Sequence[str], opening_tokens: int, max_new_tokens: int
+    ) -> list[tuple[str, str]]:
+        """For each question, the replies to its opening and then, in the same conversation, to itself; those that
+        `reply` gives when it is asked for one after the other."""
         ...

@@ -16,6 +16,7 @@ CHATML = ("<|im_start|>user\n{image}\n{question}<|im_end|>\n<|im_start|>assistan
 QWEN = (CHATML[0].replace("{image}\n", "<|vision_start|>{image}<|vision_end|>"), CHATML[1])
 IDEFICS = ("User:{image}{question}<end_of_utterance>\nAssistant:", " {reply}<end_of_utterance>\n")
 SMOL = ("<|im_start|>User:{image}{question}<end_of_utterance>\nAssistant:", " {reply}<end_of_utterance>\n")
+SEEN = ("<|vision_start|>{image}<|vision_end|>", "{image}\n", "{image}")  # how a question shows its image
 BY_LANGUAGE_MODEL: dict[str, Format] = {"llama": VICUNA, "mistral": MISTRAL, "qwen2": CHATML, "qwen3": CHATML}
 
 
@@ -30,6 +31,7 @@ class Family:
         language_model: the submodule that goes on after a cached prompt, where the whole model insists on an image.
         first_position: position of the first token.
         marked: the prompt holds an image mark; False: the processor puts the image first by itself.
+        joint: without chat template, what parts two turns in place of the reply's end mark.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Family:
     language_model: str = ""
     first_position: int = 0
     marked: bool = True
+    joint: str | None = None
 
 
 # model_type -> family. In each, options that share their cached prompt score as one by one (tests/test_families.py);
@@ -52,13 +55,15 @@ FAMILIES = {
     "qwen2_vl": Family("Qwen2-VL", QWEN),
     "qwen2_5_vl": Family("Qwen2.5-VL", QWEN),
     "qwen3_vl": Family("Qwen3-VL", QWEN),
-    "paligemma": Family("PaliGemma", ("{image}{question}", "{reply}{end}"), closing="\n", first_position=1),
+    "paligemma": Family("PaliGemma", ("{image}{question}", "{reply}{end}"), closing="\n", first_position=1,
+                        joint="\n"),
     "internvl": Family("InternVL"),
     "blip-2": Family(
-        "BLIP-2", ("Question: {question} Answer:", " {reply}{end}"), language_model="language_model", marked=False
+        "BLIP-2", ("Question: {question} Answer:", " {reply}{end}"), language_model="language_model", marked=False,
+        joint=". ",
     ),
     "instructblip": Family(
-        "InstructBLIP", ("{question}", " {reply}{end}"), language_model="language_model", marked=False
+        "InstructBLIP", ("{question}", " {reply}{end}"), language_model="language_model", marked=False, joint="\n"
     ),
 }
 

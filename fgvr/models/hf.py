@@ -58,7 +58,7 @@ class TextAnswerer:
             raise FgvrError(
                 f"model {self.name}: is a language model and cannot see images; name a vision-language model"
             )
-        prompts = [self._prompt(ask.prompt) for ask in asks]
+        prompts = [self._prompt(ask) for ask in asks]
         bos = self.tokenizer.bos_token
         inputs = self.tokenizer(
             prompts,
@@ -69,10 +69,10 @@ class TextAnswerer:
         )
         return replies(self.model, self.tokenizer, max_new_tokens, **draw, **inputs.to(self.model.device))
 
-    def _prompt(self, text: str) -> str:
-        """In the model's chat template where it has one; a base model gets the bare text."""
+    def _prompt(self, ask: Ask) -> str:
+        """In the model's chat template where it has one; a base model gets the bare text, a turn a line."""
+        texts = [*(text for turn in ask.before for text in turn), ask.prompt]
         if self.tokenizer.chat_template is None:
-            return text
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
+            return "\n".join(texts)
+        turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -119,9 +119,13 @@ def own_dtype(spec: str) -> torch.dtype:
     return getattr(torch, str(stored).removeprefix("torch."))
 
 
-def load_model(auto: Any, name: str, revision: str | None, device: torch.device, **more: Any) -> torch.nn.Module:
+def load_model(
+    auto: Any, name: str, revision: str | None, device: torch.device, dtype: str | None = None, **more: Any
+) -> torch.nn.Module:
     """The model of an Auto class in evaluation mode on `device`; `more` goes to from_pretrained.
 
+    Args:
+        dtype: "auto" for that of the weights; None for what suits the device.
     Raises:
         FgvrError: a pickle, missing or misfitting weights, an unknown architecture, no such model.
     """
@@ -129,7 +133,7 @@ def load_model(auto: Any, name: str, revision: str | None, device: torch.device,
         check_folder(name)
     quiet()
     model, report = from_pretrained(
-        auto, name, revision, dtype=pick_dtype(device), use_safetensors=True, output_loading_info=True, **more
+        auto, name, revision, dtype=dtype or pick_dtype(device), use_safetensors=True, output_loading_info=True, **more
     )
     missing = sorted(report["missing_keys"])
     misfit = [str(key) for key in report.get("mismatched_keys") or []]

@@ -178,16 +178,18 @@ class ServerAnswerer:
         """The first choice of a completion. Raises as `_failed` does."""
         import openai
 
-        content: list[dict[str, Any]] = [{"type": "text", "text": ask.prompt}]
+        texts = [*(text for turn in ask.before for text in turn), ask.prompt]
+        content: list[list[dict[str, Any]]] = [[{"type": "text", "text": text}] for text in texts]
         if ask.image is not None:
-            content.insert(0, {"type": "image_url", "image_url": {"url": data_url(ask.image)}})
+            content[0].insert(0, {"type": "image_url", "image_url": {"url": data_url(ask.image)}})
+        messages: Any = [{"role": ("user", "assistant")[n % 2], "content": parts} for n, parts in enumerate(content)]
         more = {"temperature": 0, **more}
         if ask.schema is not None:
             schema = {"name": "reply", "strict": True, "schema": dict(ask.schema)}
             more["response_format"] = {"type": "json_schema", "json_schema": schema}
         try:
             made = await self.client.chat.completions.create(
-                model=self.name, messages=[{"role": "user", "content": content}],
+                model=self.name, messages=messages,
                 **{self.limit: max_new_tokens}, **more,
             )  # fmt: skip
         except openai.BadRequestError as refused:

@@ -50,6 +50,8 @@ def recorded(model: Answerer, path: str | None) -> Iterator[Answerer]:
 def key_of(ask: Ask, settings: Settings, image: str | None) -> str:
     """SHA-256 over the prompt, the image's hash and the settings, by which a reply is found again."""
     parts = {"prompt": ask.prompt, "image": image, "schema": ask.schema, **settings}
+    if ask.before:
+        parts["before"] = ask.before
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 

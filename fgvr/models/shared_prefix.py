@@ -99,7 +99,7 @@ def reply(
         if encoded is not None:
             rows = [row for plan in chosen for row in plan.rows]
             rests = [rest for plan in chosen for rest in plan.rests]
-            found.update(zip(rows, _decode(vlm, encoded, rests, max_new_tokens), strict=True))
+            found.update(zip(rows, decode(vlm, encoded, rests, max_new_tokens), strict=True))
     return found
 
 
@@ -118,11 +118,15 @@ def planned(vlm: Vlm, prompts: Sequence[str], rows: list[int]) -> Plan | None:
     write = vlm.processor if expands else vlm.tokenizer
     ids: list[list[int]] = write(text=[prompts[row] for row in rows], **options).input_ids
     most = min(map(len, ids)) - 1  # each needs a token of its own, to ask for the next one
-    shared = next((i for i, tokens in enumerate(zip(*ids, strict=False)) if len(set(tokens)) > 1), most)
-    shared = min(shared, most)
+    shared = min(common(ids), most)
     if vlm.image_token_id not in ids[0][:shared] or vlm.image_token_id in ids[0][shared:]:
         return None
     return Plan(rows, len(ids[0]) - shared, [own[shared:] for own in ids])
+
+
+def common(rows: Sequence[Sequence[int]]) -> int:
+    """Length of the longest common start."""
+    return next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows)))
 
 
 @torch.inference_mode()
@@ -155,7 +159,7 @@ def _encode(vlm: Vlm, inputs: dict[str, Any], plans: Sequence[Plan], max_new_tok
 
 
 @torch.inference_mode()
-def _decode(vlm: Vlm, prefix: Prefix, rests: Sequence[Sequence[int]], max_new_tokens: int) -> list[Said]:
+def decode(vlm: Vlm, prefix: Prefix, rests: Sequence[Sequence[int]], max_new_tokens: int) -> list[Said]:
     """Greedy search from each question's own tokens on; rests: images x questions, all those of an image together."""
     from transformers import DynamicCache
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgvr.errors import FgvrError
-from fgvr.models.families import FAMILIES, PARTS, Family, plain_format
+from fgvr.models.families import FAMILIES, PARTS, SEEN, Family, plain_format
 
 IGNORE = -100  # the label of a token that is not in the loss
 
@@ -54,7 +54,8 @@ class Writer:
         """A conversation in the model's own template, else in its family's format; the image stands before the first
         question. A last answer of None leaves the reply to the model."""
         if self.plain is not None:
-            return "".join(self._plain_turn(*turn, with_image and not number) for number, turn in enumerate(turns))
+            rest = len(turns) - 1
+            return "".join(self._plain_turn(*turn, with_image and not n, n == rest) for n, turn in enumerate(turns))
         messages = []
         for number, (question, answer) in enumerate(turns):
             image = [{"type": "image"}] if with_image and number == 0 else []
@@ -63,16 +64,17 @@ class Writer:
                 messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=turns[-1][1] is None)
 
-    def _plain_turn(self, question: str, answer: str | None, with_image: bool) -> str:
+    def _plain_turn(self, question: str, answer: str | None, with_image: bool, last: bool) -> str:
         assert self.plain is not None
         mark = self.processor.image_token if with_image and self.family.marked else ""
         asked, replied = self.plain
         if not mark:
-            asked = asked.replace("{image}\n", "")
+            asked = functools.reduce(lambda text, shown: text.replace(shown, ""), SEEN, asked)
         text = asked.format(image=mark, question=question)
         if answer is None:
             return text
-        return text + self.family.closing + replied.format(reply=answer, end=self.tokenizer.eos_token)
+        end = self.tokenizer.eos_token if last or self.family.joint is None else self.family.joint
+        return text + self.family.closing * last + replied.format(reply=answer, end=end)
 
     def text_options(self, text: str) -> dict[str, bool]:
         """Whether the tokenizer still has to add its BOS: some templates write it themselves."""

@@ -2,8 +2,8 @@
 
 Finedefics: the columns that its released script reads. LLaVA: id, image, conversations. ShareGPT as LLaMA-Factory and
 ms-swift read it: conversations, images. TRL: messages whose content is a list of parts, images. FineR: its published
-attribute answers and replies. One conversation has one question: a triple asks for the description, a question for its
-answer, a choice for its letter.
+attribute answers and replies. A triple asks for the description, a question for its answer, a choice for its letter; a
+dialogue has several turns.
 """
 
 from __future__ import annotations
@@ -50,31 +50,55 @@ def talk(record: Record) -> tuple[str, str]:
     return prompts.describe(record.get("superclass", "object")), record["description"]
 
 
+def talks(record: Record) -> list[tuple[str, str]]:
+    """All questions and replies that a record teaches: of a dialogue its turns, else the one of `talk`.
+
+    Raises:
+        RecordError: as `talk`, or the turns are none.
+    """
+    if record.get("kind") != "dialogue":
+        return [talk(record)]
+    turns = record.get("turns")
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        raise RecordError("'turns' must be a list of {question, answer}; run `fgvr questions --kinds dialogue`")
+    pairs = [(turn.get("question"), turn.get("answer")) for turn in turns]
+    if not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise RecordError("every turn needs texts in `question` and `answer`; correct the record")
+    return pairs
+
+
 def to_llava(record: Record) -> Record:
-    question, reply = _checked(record)
-    turns = [{"from": "human", "value": f"{IMAGE}\n{question}"}, {"from": "gpt", "value": reply}]
-    return {"id": record["id"], "image": record["image"], "conversations": turns}
+    return {"id": record["id"], "image": record["image"], "conversations": _conversation(record, f"{IMAGE}\n")}
 
 
 def to_sharegpt(record: Record) -> Record:
-    question, reply = _checked(record)
-    turns = [{"from": "human", "value": f"{IMAGE}{question}"}, {"from": "gpt", "value": reply}]
-    return {"id": record["id"], "conversations": turns, "images": [record["image"]]}
+    return {"id": record["id"], "conversations": _conversation(record, IMAGE), "images": [record["image"]]}
+
+
+def _conversation(record: Record, image: str) -> list[Record]:
+    """LLaVA's turns; `image` stands before the first question."""
+    turns: list[Record] = []
+    for question, reply in _checked(record):
+        turns += [{"from": "human", "value": image + question}, {"from": "gpt", "value": reply}]
+        image = ""
+    return turns
 
 
 def to_trl(record: Record) -> Record:
-    question, reply = _checked(record)
-    asked = [{"type": "image"}, {"type": "text", "text": question}]
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"type": "text", "text": reply}]}]
+    messages: list[Record] = []
+    for question, reply in _checked(record):
+        shown = [] if messages else [{"type": "image"}]
+        messages.append({"role": "user", "content": [*shown, {"type": "text", "text": question}]})
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
     return {"id": record["id"], "messages": messages, "images": [record["image"]]}
 
 
-def _checked(record: Record) -> tuple[str, str]:
+def _checked(record: Record) -> list[tuple[str, str]]:
     check(record, ("image",))
-    question, reply = talk(record)
-    if IMAGE in question + reply:
+    found = talks(record)
+    if any(IMAGE in text for turn in found for text in turn):
         raise RecordError(f"its text holds {IMAGE!r}, which these formats take for the image; correct the record")
-    return question, reply
+    return found
 
 
 def to_pretrain(record: Record) -> Record:

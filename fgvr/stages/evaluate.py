@@ -8,6 +8,9 @@ option    the option whose whole text is the likeliest reply; `normalise` says h
 label     the same over all category names, whatever options there are: top-1 and top-5.
 
 What has no options is replied to in the first three.
+
+Three ways of asking (`prompting`): the question alone; `attr-seek`, FINER's two turns, the attributes first, of which
+only the first turn shows the image; `cot`, with an invitation to think before the answer.
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fgvr import answers, metrics
+from fgvr import answers, finer, metrics, prompts
 from fgvr.errors import FgvrError, RecordError
 from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask
 from fgvr.records import Record, check, texts
-from fgvr.stages.questions import final_prompt, read_reply
+from fgvr.stages.questions import attribute_question, final_prompt, read_reply
 from fgvr.stream import Item, bad, ordered
 
 BEST = 5
@@ -43,8 +47,11 @@ def evaluate(
     normalise: str = "mean",
     cyclic: bool = False,
     categories: Sequence[str] = (),
+    prompting: str = "direct",
+    opening_tokens: int = 256,
 ) -> Iterator[Item]:
-    """Add `raw` (null when nothing was generated), `prediction`, `correct` and `scores` (see the module and `judge`).
+    """Add `raw` (null when nothing was generated), `prediction`, `correct` and `scores` (see the module and `judge`);
+    and `earlier`, what was asked and replied before, where anything was.
 
     Args:
         items: question records; `answer` where it is known.
@@ -55,37 +62,57 @@ def evaluate(
             the same reply to the same question on a plain grey image ("prior").
         cyclic: ask a multiple-choice question once in each rotation of its options (`in_all_orders`).
         categories: the names of "label".
+        prompting: a key of fgvr.finer.PROMPTINGS. opening_tokens: longest reply to the first turn of "attr-seek".
     """
-    asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories)
+    asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories, opening_tokens)
 
     def work(records: list[Record]) -> list[Item]:
         opened = functools.cache(functools.partial(open_image, root))  # a model may encode a shared image once a call
-        views: list[list[Record]] = []
-        asks: list[Ask] = []
-        faults: dict[int, Item] = {}
+        images: dict[int, Any] = {}
+        views: dict[int, list[_Asked]] = {}
+        done: dict[int, Item] = {}
         for number, record in enumerate(records):
             try:
                 _check(record)
-                turned = rotations(record) if cyclic and scoring != "label" else [record]
-                texts = [_open(record) if scoring == "label" else final_prompt(view) for view in turned]
-                image = opened(record["image"])
-                asks += [Ask(text, image) for text in texts]
-                views.append(turned)
+                images[number] = _shown(record, opened)
             except RecordError as error:
-                faults[number] = bad(record, error)
-        pairs = list(zip([view for turned in views for view in turned], asks, strict=True))
-        results = iter([r for start in range(0, len(pairs), batch) for r in asker(pairs[start : start + batch])])
-        good = iter(views)
-        return [
-            faults[number] if number in faults else in_all_orders(record, [next(results) for _ in next(good)])
-            for number, record in enumerate(records)
-        ]
+                done[number] = bad(record, error)
+        known = asker.concepts([(records[number], image) for number, image in images.items()])
+        for (number, image), record in zip(images.items(), known, strict=True):
+            try:
+                views[number] = _views(record, image, scoring, prompting, cyclic)
+            except RecordError as error:
+                done[number] = bad(record, error)
+        asks = [asked for own in views.values() for asked in own]
+        results = iter([r for start in range(0, len(asks), batch) for r in asker(asks[start : start + batch])])
+        done |= {number: in_all_orders(own[0][0], [next(results) for _ in own]) for number, own in views.items()}
+        return [done[number] for number in range(len(records))]
 
     return ordered(items, batch, work)
 
 
+_Asked = tuple[Record, Ask, str | None]  # with the question of a first turn, where there are two
+
+
+def _shown(record: Record, opened: Any) -> Any:
+    """The image of a record; None for a question without one, which says so: `modality` is "text"."""
+    if record.get("modality") == "text":
+        return None
+    check(record, ("image",))
+    return opened(record["image"])
+
+
+def _views(record: Record, image: Any, scoring: str, prompting: str, cyclic: bool) -> list[_Asked]:
+    """What is asked for a record: one question, or one in each rotation of its options."""
+    if scoring == "label":
+        return [(record, Ask(_open(record), image), None)]
+    opening = attribute_question(record) if prompting == "attr-seek" else None
+    turned = rotations(record) if cyclic else [record]
+    return [(view, Ask(final_prompt(view, prompting), image), opening) for view in turned]
+
+
 class _Asker:
-    """(record, question) pairs in, predictions out; one method for each way of scoring."""
+    """Records and their questions in, predictions out; one method for each way of scoring."""
 
     def __init__(
         self,
@@ -95,19 +122,77 @@ class _Asker:
         max_new_tokens: int,
         normalise: str,
         categories: Sequence[str],
+        opening_tokens: int,
     ) -> None:
         self.model: Any = model
+        self.opening_tokens = opening_tokens
+        self._told: dict[tuple[Any, ...], str] = {}
         self.scoring, self.parser, self.max_new_tokens = scoring, parser, max_new_tokens
         self.normalise, self.categories = normalise, list(categories)
         self._priors: dict[tuple[str, tuple[str, ...]], list[float]] = {}
 
-    def __call__(self, pairs: Sequence[tuple[Record, Ask]]) -> Iterator[Record]:
+    def __call__(self, asked: Sequence[_Asked]) -> Iterator[Record]:
+        earlier, replies = self._conversations(asked)
+        pairs = [
+            (record, replace(ask, before=((opening, earlier[n]),)) if n in earlier and opening else ask)
+            for n, (record, ask, opening) in enumerate(asked)
+        ]
         scored = [pair for pair in pairs if self._by_score(pair[0])]
-        asked = [ask for record, ask in pairs if not self._by_score(record)]
         found = iter(getattr(self, self.scoring)(scored) if scored else [])
-        replies = iter(self.model.reply(asked, self.max_new_tokens) if asked else [])
-        for record, _ in pairs:
-            yield next(found) if self._by_score(record) else judge(record, next(replies), self.parser)
+        rest = [n for n, (record, _) in enumerate(pairs) if n not in replies and not self._by_score(record)]
+        said = self._replies([pairs[n][1] for n in rest], self.max_new_tokens, once=False)
+        replies |= dict(zip(rest, said, strict=True))
+        for n, (record, ask) in enumerate(pairs):
+            made = next(found) if self._by_score(record) else judge(record, replies[n], self.parser)
+            yield told(made, ask.before) if ask.before else made
+
+    def _conversations(self, asked: Sequence[_Asked]) -> tuple[dict[int, str], dict[int, str]]:
+        """By place: the replies to first turns, and those to second turns where the model took both at once."""
+        begun = [n for n, (_, _, opening) in enumerate(asked) if opening is not None]
+        both = [n for n in begun if hasattr(self.model, "converse") and not self._by_score(asked[n][0])]
+        one = [n for n in begun if n not in both]
+        openings = [str(asked[n][2]) for n in one]
+        said = self._replies([Ask(text, asked[n][1].image) for n, text in zip(one, openings, strict=True)],
+                             self.opening_tokens)  # fmt: skip
+        earlier, replies = dict(zip(one, said, strict=True)), {}
+        if both:
+            firsts = [str(asked[n][2]) for n in both]
+            limits = self.opening_tokens, self.max_new_tokens
+            found = self.model.converse([asked[n][1] for n in both], firsts, *limits)
+            earlier |= {n: first for n, (first, _) in zip(both, found, strict=True)}
+            replies = {n: second for n, (_, second) in zip(both, found, strict=True)}
+        return earlier, replies
+
+    def _replies(self, asks: Sequence[Ask], most: int, once: bool = True) -> list[str]:
+        """Questions without an image are asked once and for all; with `once`, others that are equal once a call."""
+        at = range(len(asks))
+        shown = [0 if ask.image is None else id(ask.image) if once else -1 - n for n, ask in zip(at, asks, strict=True)]
+        keys = [(ask.prompt, image, ask.before, most) for ask, image in zip(asks, shown, strict=True)]
+        new = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self._told}
+        told = dict(zip(new, self.model.reply(list(new.values()), most), strict=True)) if new else {}
+        found = [told[key] if key in told else self._told[key] for key in keys]
+        if len(self._told) > 10_000:
+            self._told.clear()
+        self._told.update((key, reply) for key, reply in told.items() if not key[1])
+        return found
+
+    def concepts(self, shown: Sequence[tuple[Record, Any]]) -> list[Record]:
+        """The records, {concept} of their question filled in: what the model itself replies to their `steps`."""
+        found = [record for record, _ in shown]
+        before: list[list[tuple[str, str]]] = [[] for _ in shown]
+        concept = [str(record.get("superclass") or "object") for record in found]
+        for step in range(max((len(record.get("steps") or ()) for record in found), default=0)):
+            at = [n for n, record in enumerate(found) if step < len(record.get("steps") or ())]
+            texts = [found[n]["steps"][step].replace("{concept}", concept[n]) for n in at]
+            asks = [Ask(text, shown[n][1]) for n, text in zip(at, texts, strict=True)]
+            for n, text, reply in zip(at, texts, self._replies(asks, self.max_new_tokens), strict=True):
+                before[n].append((text, reply))
+                concept[n] = prompts.parse_answer(finer.reply_after(reply), 60).strip(" .'\"[]") or concept[n]
+        for n, record in enumerate(found):
+            if before[n]:
+                question = record["question"].replace("{concept}", concept[n])
+                found[n] = told({**record, "question": question, "concept": concept[n]}, before[n])
+        return found
 
     def _by_score(self, record: Record) -> bool:
         return self.scoring == "label" or (self.scoring != "generate" and record["kind"] in ("mcq", "yesno"))
@@ -156,6 +241,12 @@ class _Asker:
     def _can(self, method: str, instead: str) -> None:
         if not hasattr(self.model, method):
             raise FgvrError(f"this model gives no likelihoods of {method}; use --scoring {instead}")
+
+
+def told(record: Record, turns: Iterable[tuple[str, str]]) -> Record:
+    """The record with further turns in `earlier`."""
+    more = [{"question": question, "reply": reply} for question, reply in turns]
+    return {**record, "earlier": [*record.get("earlier", ()), *more]}
 
 
 def _open(record: Record) -> str:
@@ -207,6 +298,7 @@ def in_all_orders(record: Record, found: Sequence[Record]) -> Record:
             "scores": scores, "raws": [one["raw"] for one in found],
         }  # fmt: skip
     all_right = None if answer is None else all(one["correct"] for one in found)
+    made |= {"earlier": found[0]["earlier"]} if "earlier" in found[0] else {}
     return {**made, "orders": orders, "correct_in_all": all_right}
 
 
@@ -281,6 +373,9 @@ def names_of(records: Iterable[Item], fields: Sequence[str] = ("category",)) -> 
 
 def _check(record: Record) -> None:
     """Refuse an answer that cannot be compared with, before the model is asked. Raises RecordError."""
+    steps = record.get("steps")
+    if steps is not None and not (isinstance(steps, list) and all(isinstance(step, str) for step in steps)):
+        raise RecordError("'steps' must be a list of texts; correct the record")
     if record.get("answer") is not None:
         check(record, ("answer",))
     texts(record, "aliases")

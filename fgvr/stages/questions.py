@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
-from fgvr import answers, prompts, rng
+from fgvr import answers, finer, prompts, rng
 from fgvr.answers import normalise
 from fgvr.errors import RecordError
 from fgvr.records import Record, check, texts
+from fgvr.stages.granularity import Finer, labels_at
 from fgvr.stages.options import Listed, Wrong, alike, wrong_options
 from fgvr.stream import Bad, Item, each
 
 KINDS = ("open", "mcq", "yesno", "caption")
-LEVELS = ("superordinate", "coarse", "fine")
 DROPPED = ("attributes", "description", "negatives")  # long, and a hint at the answer
 OWN = ("id", "image", "kind", "question", "options", "answer", "answer_index")
 
@@ -27,10 +27,12 @@ def questions(
     seed: int = 0,
     level: str | None = None,
     listed: Listed | None = None,
+    finer: Finer | None = None,
+    per_class: int | None = None,
 ) -> Iterator[Item]:
     """One record for each kind of question, in the order of `kinds`: ids "<id>/open", "<id>/mcq", ...
 
-    Needs the whole stream when there are options, which may be any of its categories.
+    Needs the whole stream when there are options, which may be any of its categories, or labels to choose from.
 
     Args:
         items: records with `image` and `category`.
@@ -42,7 +44,11 @@ def questions(
         seed: with the record's id it decides what is drawn, and the order of options.
         level: open questions ask for this label of `labels`, not for the category.
         listed: options from a file, in place of `distractors` and `choices`.
+        finer: how the kinds "granularity", "knowledge" and "dialogue" ask (fgvr.stages.granularity).
+        per_class: most records of a category.
     """
+    items = items if per_class is None else capped(items, per_class, seed)
+    items = items if finer is None else finer.seen(items)
     world = _World()
     if {"mcq", "yesno"} & set(kinds):
         items = list(items)
@@ -64,7 +70,8 @@ def questions(
             "yesno": lambda: _yesno(record, question, gold, wrong, seed, distractors),
             "caption": lambda: _caption(record),
         }
-        return [_question(record, kind, made[kind]()) for kind in kinds]
+        found = [_question(record, kind, made[kind]()) for kind in kinds if kind in made]
+        return found + [_question(record, *own) for own in (finer.made(record, kinds) if finer is not None else ())]
 
     return each(items, build)
 
@@ -101,9 +108,8 @@ def _open(record: Record, question: str | None, level: str | None) -> Record:
     if level is None:
         return own
     check(record, ("labels",))
-    found = record["labels"].get(level)
-    names = [found] if isinstance(found, str) else found
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    names = labels_at(record, level)
+    if not names:
         raise RecordError(f"'labels' have no {level!r} label; add it, or leave --level out")
     more = texts(record, "aliases") if level == "fine" else []
     return {**own, "answer": names[0], "aliases": [*names[1:], *more], "level": level}
@@ -157,26 +163,50 @@ def _fill(question: str, record: Record) -> str:
 def _question(record: Record, kind: str, own: Record) -> Record:
     head = {"id": f"{record['id']}/{kind}", "image": record["image"], "kind": kind}
     rest = {name: value for name, value in record.items() if name not in {*OWN, *DROPPED, *own}}
-    return {**head, **own, **rest}
+    made = {**head, **own, **rest}
+    return {name: value for name, value in made.items() if name != "image"} if "modality" in own else made
 
 
-def final_prompt(record: Record) -> str:
+def capped(items: Iterable[Item], most: int, seed: int) -> list[Item]:
+    """In their order, at most so many records of each category, those that the seed draws; all that is bad."""
+    found = list(items)
+    places: dict[str, list[int]] = {}
+    for n, item in enumerate(found):
+        if not isinstance(item, Bad):
+            places.setdefault(item["category"], []).append(n)
+    dropped: set[int] = set()
+    for own in places.values():
+        dropped |= set(sorted(own, key=lambda n: rng.for_record(seed, found[n]["id"], "cap").random())[most:])  # type: ignore[index]
+    return [item for n, item in enumerate(found) if n not in dropped]
+
+
+def final_prompt(record: Record, prompting: str = "direct") -> str:
     """What a model is asked for a question record, by eval and by tune alike.
 
     A multiple-choice question is followed by its options and the instruction to answer with a letter, a yesno
     question by the instruction to answer with yes or no (fgvr.prompts); an open question and a caption stand alone.
     None holds a chat template or an image mark: those are the model's.
 
+    Args:
+        prompting: "cot" asks for thought before the answer; with "attr-seek" it is the question of the second turn
+            (`attribute_question` is that of the first).
     Raises:
         RecordError: the kind is unknown, or the options cannot be shown or told apart.
     """
     check(record, ("kind", "question"))
-    if record["kind"] in ("open", "caption"):
-        return record["question"]
-    if record["kind"] == "yesno":
-        return f"{record['question']}\n{prompts.YES_OR_NO}"
-    if record["kind"] != "mcq":
-        raise RecordError(f"unknown kind {record['kind']!r}; there are {', '.join(KINDS)}")
+    kind, asked, cot = record["kind"], record["question"], prompting == "cot"
+    if record.get("steps") and "{concept}" in asked:
+        raise RecordError("its question waits for a reply; ask it by `fgvr eval`, or make it with --concept gold")
+    if kind == "caption":
+        return asked
+    if kind == "open":
+        if prompting == "attr-seek" and record.get("level") and record.get("concept"):
+            return finer.after_attributes(asked, record["concept"])
+        return finer.think(asked) if cot else asked
+    if kind == "yesno":
+        return finer.THINK_YES.format(question=asked) if cot else f"{asked}\n{prompts.YES_OR_NO}"
+    if kind != "mcq":
+        raise RecordError(f"unknown kind {kind!r}; there are {', '.join(KINDS)}")
     check(record, ("options",))
     options = record["options"] or []
     if not all(isinstance(option, str) for option in options):
@@ -184,9 +214,17 @@ def final_prompt(record: Record) -> str:
     if pair := alike(options):
         raise RecordError(f"options {pair[0]!r} and {pair[1]!r} read alike; correct the record")
     try:
-        return prompts.multiple_choice(record["question"], options)
+        return prompts.multiple_choice(asked, options, finer.THINK_CHOICE if cot else prompts.MULTIPLE_CHOICE)
     except ValueError as error:
         raise RecordError(f"{error}; correct the record's options") from error
+
+
+def attribute_question(record: Record) -> str | None:
+    """The first turn of attribute seeking; None where it is left out: captions, questions without an image, and FINER's
+    superordinate level."""
+    if record["kind"] == "caption" or record.get("modality") == "text" or record.get("level") == "superordinate":
+        return None
+    return finer.seek(record.get("concept") or record.get("superclass") or "object")
 
 
 def read_reply(record: Record, raw: str, parser: str = "strict") -> str | None:
@@ -201,4 +239,6 @@ def read_reply(record: Record, raw: str, parser: str = "strict") -> str | None:
         return None if index is None else record["options"][index]
     if record["kind"] == "yesno":
         return answers.read_yes_no(raw, parser)
-    return prompts.parse_answer(raw, 2000 if record["kind"] == "caption" else 300) or None
+    if record["kind"] == "caption":
+        return prompts.parse_answer(raw, 2000) or None
+    return prompts.parse_answer(finer.reply_after(raw)) or None

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from fgvr import metrics
-from fgvr.analysis import intervals
+from fgvr.analysis import concepts, intervals
 from fgvr.analysis.columns import Predictions
+from fgvr.analysis.concepts import Reference
 from fgvr.analysis.descriptions import quality
 from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
@@ -29,6 +30,7 @@ NEEDED = {
     "metric": ("kind", "metric", "value"),
     "prediction": ("kind", "prediction", "correct"),
     "extraction": (),
+    "concept": ("category",),
 }
 RIGHT = {"open": "exact match"}  # what a share of right answers is called, where it is not "accuracy"
 GRADED = {
@@ -81,6 +83,8 @@ def _sort(record: Record) -> str:
         return "prediction"
     if "attributes" in record or "description" in record:
         return "extraction"
+    if isinstance(record.get("required"), list):
+        return "concept"
     raise RecordError("nothing to score: no `correct`, no `attributes` or `description`; run `fgvr eval` first")
 
 
@@ -92,6 +96,7 @@ class Scored:
         self.predictions: dict[str, Predictions] = {}
         self.extractions: list[Record] = []
         self.metrics: list[Record] = []
+        self.concepts: list[Record] = []
 
     def take(self, items: Iterable[Item]) -> Iterator[Bad]:
         """Take all records; gives back what cannot be scored."""
@@ -134,7 +139,7 @@ class Scored:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 yield bad(record, f"cannot be scored ({error}); correct the record")
         else:
-            {"extraction": self.extractions, "metric": self.metrics}[kind].append(kept)
+            {"extraction": self.extractions, "metric": self.metrics, "concept": self.concepts}[kind].append(kept)
 
     def _of(self, kind: str) -> Predictions:
         return self.predictions.setdefault(kind, Predictions(kind, self.by))
@@ -142,7 +147,7 @@ class Scored:
 
 def score(
     runs: Mapping[str, Scored], by: str | None = None, confused: int = 0, matrix: bool = False,
-    encoder: Encoder | None = None,
+    encoder: Encoder | None = None, reference: Reference | None = None,
 ) -> Iterator[Record]:  # fmt: skip
     """The metrics of one or several runs; of several, also the paired difference of the last to each other one.
 
@@ -151,12 +156,13 @@ def score(
         by: the field that they were taken with: the shares of right answers also for each of its values.
         confused: how many of the most confused pairs of classes are told. matrix: the whole confusion matrix is.
         encoder: its texts give the semantic accuracy of open answers.
+        reference: what the attributes of concept records are compared with.
     Raises:
         FgvrError: an id comes twice in a run.
     """
     *others, last = runs
     for name, run in runs.items():
-        for found in _run(name, run, by, confused, matrix, encoder):
+        for found in _run(name, run, by, confused, matrix, encoder, reference):
             yield {"run": name, **found} if others else found
     for name in others:
         for found in _differences(runs[name], runs[last]):
@@ -164,9 +170,9 @@ def score(
 
 
 def _run(
-    name: str, run: Scored, by: str | None, confused: int, matrix: bool, encoder: Encoder | None
-) -> Iterator[Record]:
-
+    name: str, run: Scored, by: str | None, confused: int, matrix: bool, encoder: Encoder | None,
+    reference: Reference | None,
+) -> Iterator[Record]:  # fmt: skip
     for kind, table in run.predictions.items():
         if not intervals.all_differ(table["key"]):
             raise FgvrError(f"run {name!r}: a {kind} question comes twice; give each file once")
@@ -178,6 +184,10 @@ def _run(
     yield from statements(run.extractions, "description", "description accuracy", told)
     if run.extractions:
         yield from quality(run.extractions, encoder)
+    if run.concepts:
+        if reference is None:
+            raise FgvrError(f"run {name!r} holds concept attributes, which score needs --reference FILE for")
+        yield from concepts.compared(run.concepts, reference, encoder)
     yield from run.metrics
 
 
@@ -360,7 +370,8 @@ def _differences(first: Scored, second: Scored) -> Iterator[Record]:
         else:
             continue
         before, after = old["correct"][sides[0][at_old]], new["correct"][sides[1][at_new]]
-        unit = intervals.units(new["unit"][sides[1][at_new]])
+        owners = old["unit"][sides[0][at_old]], new["unit"][sides[1][at_new]]
+        unit = intervals.units(min(owners, key=lambda keys: len(np.unique(keys))))  # the wider units of the two
         found = intervals.mean(after.astype(float) - before, unit)
         p = metrics.mcnemar(int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum()))
         yield {**figure(kind, f"{RIGHT.get(kind, 'accuracy')} difference", found), "p": p}
