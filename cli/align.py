@@ -9,7 +9,7 @@ import click
 from fgvr.cli import training
 from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Align
+from fgvr.training.settings import Align
 
 
 @click.command("align")

@@ -9,7 +9,7 @@ import click
 from fgvr.cli.options import InputFile, InputFolder, device, model, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
-from fgvr.settings import Merge
+from fgvr.training.settings import Merge
 
 if TYPE_CHECKING:
     from fgvr.models.vlm import Vlm

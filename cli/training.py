@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fgvr.cli import boundary
 from fgvr.errors import FgvrError, UsageError
 from fgvr.job import Job
-from fgvr.settings import Training
 from fgvr.stream import Item, each
+from fgvr.training.settings import Training
 
 if TYPE_CHECKING:
     from fgvr.models.vlm import Vlm

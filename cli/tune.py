@@ -7,7 +7,7 @@ import click
 from fgvr.cli import training
 from fgvr.cli.options import adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Tune
+from fgvr.training.settings import Tune
 
 
 @click.command("tune")

@@ -28,7 +28,7 @@ LEVELS = [
     ("fgvr.rules", "2H"), ("fgvr.negatives", "2H"), ("fgvr.features", "2H"),
     ("fgvr.names", "0"), ("fgvr.groups", "1"),
     ("fgvr.finer", "0"), ("fgvr.dialogue", "0"), ("fgvr.concepts", "0"),
-    ("fgvr.models.*", "3H"), ("fgvr.training*", "3H"),
+    ("fgvr.models.*", "3H"), ("fgvr.training.settings", "0"), ("fgvr.training*", "3H"),
     ("fgvr.stages.align", "4H"), ("fgvr.stages.tune", "4H"), ("fgvr.stages.merge", "4H"),  # tensor code
     ("fgvr.stages*", "4"), ("fgvr.analysis*", "4"), ("fgvr.report*", "4"),
     ("fgvr.cli", "5"), ("fgvr.cli.boundary", "5"), ("fgvr.cli.options", "5"), ("fgvr.cli.console", "5"),

@@ -10,7 +10,7 @@ from torch import nn
 
 from fgvr.errors import UsageError
 from fgvr.models.vlm import Vlm
-from fgvr.settings import Training
+from fgvr.training.settings import Training
 
 # --train -> the parts that get adapters
 TRAINED = {
