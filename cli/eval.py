@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from fgvr.cli.options import InputFile, accounted, adapter, device, image_root, model, settings, stage_io
-from fgvr.errors import UsageError
+from fgvr.cli.evaluating import ranked, recordable
+from fgvr.cli.options import InputFile, accounted, adapter, device, image_root, model, record, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Eval, Server
 
@@ -19,12 +19,13 @@ from fgvr.settings import Eval, Server
 @adapter
 @image_root
 @click.option("--categories", type=InputFile(), metavar="FILE", help="Records whose `category` --scoring label ranks.")
+@record
 @device
 @settings(Eval)
 @settings(Server, "server")
 def command(
-    job: Job, model: str, adapter: str | None, image_root: str, categories: str | None, device: str, settings: Eval,
-    server: Server,
+    job: Job, model: str, adapter: str | None, image_root: str, categories: str | None, record: str | None, device: str,
+    settings: Eval, server: Server,
 ) -> None:  # fmt: skip
     """Answer questions with a model.
 
@@ -48,28 +49,21 @@ def command(
       fgvr eval --prompting attr-seek --model examples/toy/vlm --image-root images questions.jsonl | fgvr score
       fgvr eval --model clip:examples/toy/clip --scoring label --image-root images questions.jsonl | fgvr score
     """
-    from fgvr import finer, prompts, stream
+    from fgvr import finer, prompts
     from fgvr.models import open_answerer
-    from fgvr.stages.evaluate import evaluate, names_of
+    from fgvr.models.replay import recorded
+    from fgvr.stages.evaluate import evaluate
 
     scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
     scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
-    names: list[str] = []
-    if scoring == "label":
-        if categories is None and not os.path.isfile(job.source or ""):  # a pipe can be read once only
-            raise UsageError("--scoring label needs the categories beforehand; give --categories FILE or an input FILE")
-        if categories is not None:
-            names = names_of(job.load(categories, required=("category",)))
-        else:
-            read = (item for item in stream.read(job.source or "") if isinstance(item, dict))
-            names = names_of((r for r in read if r.get("kind") in ("open", "mcq")), ("answer", "category"))
-    elif categories is not None:
-        raise UsageError(f"--categories is for --scoring label, not {scoring}; leave it out")
+    names = ranked(job, scoring, categories)
+    recordable(record, scoring, settings.prompting)
     more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
-    answerer = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
+    opened = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
     asked = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]
     with (
+        recorded(opened, record) as answerer,
         job.run(models=[answerer.about], prompts=asked) as run,
         accounted(job, run, answerer),
     ):

@@ -233,6 +233,26 @@ def test_a_question_that_is_not_answered_is_set_aside_and_no_reply_is_paid_twice
     assert isinstance(failed, TryAgain) and failed.status == 75 and str(failed).startswith("r2: server ")
 
 
+def test_a_paid_evaluation_is_repeated_offline(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgvr.cli.eval import command
+
+    monkeypatch.chdir(tmp_path)
+    server.say = lambda prompt, image: f"{image and image.width}"
+    for n, image in enumerate(images(3)):
+        image.save(f"{n}.png")
+    asked = [{"id": f"{n}", "image": f"{n}.png", "kind": "open", "question": "Wide?", "answer": "2"} for n in range(3)]
+    Path("in.jsonl").write_text("".join(json.dumps(record) + "\n" for record in asked))
+    more = ["--image-root", ".", "in.jsonl"]
+    paid = ["--model", "openai:m", "--base-url", server.url, "--record", "paid", *more, "-o", "a"]
+    assert CliRunner().invoke(command, paid, catch_exceptions=False).exit_code == 0
+    count = len(server.bodies)
+    again = CliRunner().invoke(command, ["--model", "replay:paid", *more, "-o", "b"], catch_exceptions=False)
+    assert again.exit_code == 0 and len(server.bodies) == count == 3
+    assert Path("a").read_bytes() == Path("b").read_bytes() and b'"correct":true' in Path("a").read_bytes()
+    refused = CliRunner().invoke(command, [*paid, "--scoring", "letter"]).exception
+    assert isinstance(refused, UsageError) and "--record keeps replies to single questions" in str(refused)
+
+
 def test_schemas_samples_and_confidence(server: Server) -> None:
     server.likely = {"A": 0.5, "B": 0.25}
     model = opened(server)
