@@ -284,22 +284,24 @@ class Vlm:
             FgvrError: a row has another number of image tokens than features.
         """
         more: dict[str, Any] = {}
+        found = None
         assert self.parts is not None
         if features:
             image = self._counted(ids, features)
             width = self.model.get_input_embeddings().weight.shape[1]
             own, *deep = torch.cat(list(features)).split(width, -1)
             pooled, deepstack = own if self.parts.joined else [own], [[x] for x in deep]
-            more["mm_encoder_outputs"] = {
-                "image": SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
-            }
+            found = SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
             grids = [self.sight(feature).grid for feature in features]
             if None not in grids:
                 more["image_grid_thw"] = torch.tensor(grids, device=self.device)
                 more["mm_token_type_ids"] = image.int()
         if self.parts.prefix:  # without it PaliGemma would read a row in both directions, but not where it is padded
             more["token_type_ids"] = (torch.ones_like(ids) if replies is None else replies | (mask == 0)).long()
-        return self.model.model(input_ids=ids, attention_mask=mask, use_cache=False, **more).last_hidden_state
+        with _given(self.model.model, found) as given:
+            return self.model.model(
+                input_ids=ids, attention_mask=mask, use_cache=False, **given, **more
+            ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, V) float32 scores of the next token from last states, as the model's own forward makes them."""
@@ -341,6 +343,24 @@ class Vlm:
     def texts(self, texts: Sequence[str], pool: str = "eos") -> Tensor:
         """(N, D) float32 on the CPU, not normalised."""
         return self.pool_texts(texts, pool).float().cpu()
+
+
+@contextmanager
+def _given(model: Any, features: Any) -> Iterator[dict[str, Any]]:
+    """What the model's forward is told so that it takes these features for its images'."""
+    import transformers
+
+    if features is None:
+        yield {}
+    elif tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 18):
+        yield {"mm_encoder_outputs": {"image": features}}
+    else:  # it would compute them; the pixels are not looked at then
+        features.deepstack_features = [level for (level,) in features.deepstack_features]
+        model.get_image_features = lambda *args, **options: features
+        try:
+            yield {"pixel_values": features.pooler_output[0].new_zeros(1)}
+        finally:
+            del model.get_image_features
 
 
 def _mismatch(tokens: int, features: int) -> str:
