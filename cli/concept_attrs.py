@@ -14,13 +14,13 @@ from fgvr.settings import ConceptAttrs, Server
 @stage_io
 @click.option("--model", metavar="SPEC", help="A folder, or SCHEME:NAME[@REVISION]; not for --source truth.")
 @click.option("--documents", type=InputFile(), metavar="FILE", help="Records with `category` and `document`.")
-@click.option("--image-root", type=InputFolder(), default=".", metavar="DIR", help="Where image paths start.")
+@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder that image paths start from.")
 @record
 @device
 @settings(ConceptAttrs)
 @settings(Server, "server")
 def command(
-    job: Job, model: str | None, documents: str | None, image_root: str, record: str | None, device: str,
+    job: Job, model: str | None, documents: str | None, image_root: str | None, record: str | None, device: str,
     settings: ConceptAttrs, server: Server,
 ) -> None:  # fmt: skip
     """List required and likely attributes of each category.
@@ -59,5 +59,5 @@ def command(
         if answerer is not None:
             stack.enter_context(accounted(job, run, answerer))
         items = run.read(required=("category",))
-        how = settings.source, answerer, image_root, settings.batch_size, settings.max_new_tokens, pages
+        how = settings.source, answerer, image_root or ".", settings.batch_size, settings.max_new_tokens, pages
         run.write(concept_attributes(items, *how))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command("merge")
 @stage_io(source=False, to_folder=True)
 @model
-@click.option("--adapter", type=InputFolder(hashed=True), required=True, metavar="DIR", help="Of align or tune.")
-@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Where the records' image paths start from.")
+@click.option("--adapter", type=InputFolder(hashed=True), required=True, metavar="DIR",
+              help="Adapter folder from align or tune.")  # fmt: skip
+@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder that image paths start from.")
 @device
 @settings(Merge)
 @click.argument("records", metavar="[RECORDS]", required=False, type=InputFile())

@@ -28,7 +28,7 @@ class RunPath(InputFile):
 @click.command("report")
 @click.argument("runs", metavar="RUN...", type=RunPath(), nargs=-1, required=True)
 @stage_io(source=False)
-@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder of the images. [default: RUN/images]")
+@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder that image paths start from.")
 @click.option("--map", "maps", type=InputFile(), multiple=True, metavar="FILE", help="Places from fgvr probe --map.")
 @click.option("--tables", type=click.Path(), metavar="DIR", help="Also write every table there: .csv, .md and .tex.")
 @settings(Report)
@@ -41,7 +41,8 @@ def command(
     Each RUN is a folder of `make all`, or a file of predictions in any form that `fgvr score` reads, also another
     tool's; NAME=RUN names it, and files of one name are one run. Writes one HTML file that needs no network: tables
     that sort, filter and export, charts, errors with images of the category given, training curves, a map of
-    embeddings, and what each number was made from. --latex writes the tables for a paper instead. Buffers the stream.
+    embeddings, and what each number was made from. Images are looked for in --image-root, else in RUN/images. --latex
+    writes the tables for a paper instead. Buffers the stream.
 
     \b
     Examples:

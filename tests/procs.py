@@ -24,7 +24,12 @@ FRESH, PRIVATE = "fresh", "private"
 WAIT_S = 120
 FGVR = [sys.executable, "-c", "import sys; from fgvr.cli.main import main; sys.exit(main())"]
 PROGRAMS = {"fgvr": FGVR, FRESH: FGVR, PRIVATE: [sys.executable, str(ROOT / "tests" / "private.py")]}
-PRELOAD = ["torch", "transformers", "peft", "open_clip", "numpy", "PIL.Image", "jsonlines", "fgvr.cli.group"]
+IDEFICS2 = "transformers.models.idefics2"
+PRELOAD = [
+    "torch", "transformers", "peft", "open_clip", "numpy", "PIL.Image", "jsonlines", "fgvr.cli.group", "datasets",
+    "transformers.trainer", f"{IDEFICS2}.modeling_idefics2", f"{IDEFICS2}.image_processing_idefics2",
+    f"{IDEFICS2}.processing_idefics2", "transformers.models.mistral.modeling_mistral",
+]  # fmt: skip
 # opens its files in the child, where a named pipe may keep it waiting
 REDIRECT = ["/bin/sh", "-c", 'i=$1 o=$2 e=$3; shift 3; exec "$@" <"$i" >"$o" 2>"$e"', "sh"]
 

@@ -273,13 +273,19 @@ def test_every_command_has_a_row() -> None:
 
 @rows("make")
 def test_input_forms_agree(row: Row, tmp_path: Path) -> None:
-    """FILE, stdin, blank lines, CRLF and .gz are one input, under any locale; .gz output holds the same records."""
+    """FILE, stdin, blank lines, CRLF and .gz are one input, under any locale (tried where no model is); .gz output holds
+    the same records."""
     reference = content(whole(row, tmp_path))
     text = (tmp_path / "in.jsonl").read_bytes()
     odd = b"\n  \n" + text.replace(b"\n", b"\r\n\n")
     (tmp_path / "odd.jsonl.gz").write_bytes(gzip.compress(odd))
     out = "stdin" if row.to_folder else "stdin.gz"
-    ended = shell(row.argv(tmp_path, "-o", out), tmp_path, odd, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    if row.models:  # its libraries take many seconds to import, and it reads by the same code
+        (tmp_path / "odd.jsonl").write_bytes(odd)
+        ended = run(row.argv(tmp_path, "-o", out), tmp_path, tmp_path / "odd.jsonl")
+    else:
+        locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        ended = shell(row.argv(tmp_path, "-o", out), tmp_path, odd, **locale)
     assert (ended.status, ended.err) == (0, "")
     ended = run(row.argv(tmp_path, "odd.jsonl.gz", "-o", "packed"), tmp_path)
     assert (ended.status, ended.err) == (0, "")

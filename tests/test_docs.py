@@ -37,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # .ci/run runs it
 def test_the_readmes_stages_run_as_shown(project: Path) -> None:
     shown = next(block for block in blocks("README.md") if "fgvr discover-attrs" in block)
     env = {**os.environ, "PATH": f"{project / 'bin'}:{os.environ['PATH']}"}
