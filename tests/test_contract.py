@@ -273,8 +273,8 @@ def test_every_command_has_a_row() -> None:
 
 @rows("make")
 def test_input_forms_agree(row: Row, tmp_path: Path) -> None:
-    """FILE, stdin, blank lines, CRLF and .gz are one input, under any locale (tried where no model is); .gz output holds
-    the same records."""
+    """FILE, stdin, blank lines, CRLF and .gz are one input, under any locale (without a model); .gz output holds the
+    same records."""
     reference = content(whole(row, tmp_path))
     text = (tmp_path / "in.jsonl").read_bytes()
     odd = b"\n  \n" + text.replace(b"\n", b"\r\n\n")
