@@ -49,6 +49,7 @@ def command(
       torchrun --nproc-per-node 8 .venv/bin/fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images
         --vision-cache kept -o align mined.jsonl
     """
+    training.there(model)
     from fgvr.losses import Temperature, Weights
     from fgvr.names import Aliases
     from fgvr.stages import align, tune

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fgvr.cli import training
 from fgvr.cli.options import InputFile, InputFolder, device, model, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
@@ -46,6 +47,7 @@ def command(
       fgvr merge --model examples/toy/vlm --adapter runs/toy/tune -o runs/toy/merged
       fgvr merge --model hf:HuggingFaceM4/idefics2-8b --adapter tune -o merged --image-root cub/images sample.jsonl
     """
+    training.there(model)
     from fgvr.models import loading
     from fgvr.models.vlm import open_vlm
     from fgvr.stages.merge import merge

@@ -69,6 +69,13 @@ def run(
     leave()
 
 
+def there(model: str) -> None:
+    """Say at once, and not after many imports, that a model's folder is not there. Raises FgvrError."""
+    from fgvr.models import split_spec
+
+    split_spec(model, {"hf": ""}, "hf")
+
+
 def _follow(ranks: Ranks, vlm: Vlm, loss: Any, recipe: Recipe, extra: Any) -> None:
     """Train as one of the other processes, on what the first one read."""
     from fgvr.training.ranks import leave

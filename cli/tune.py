@@ -30,6 +30,7 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
       fgvr tune --model examples/toy/vlm --adapter runs/align --image-root images -o runs/tune questions.jsonl
       fgvr questions mined.jsonl | fgvr tune --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images -o runs/tune
     """
+    training.there(model)
     from fgvr.stages.tune import objective
 
     training.run(

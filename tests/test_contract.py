@@ -406,13 +406,14 @@ KILLS = {"INT": (signal.SIGINT, 130), "TERM": (signal.SIGTERM, 143), "KILL": (si
 
 
 def kills(*wanted: str) -> pytest.MarkDecorator:
-    """Rows and signals. A model makes a row slow: it gets one signal of the three, the others with -m slow."""
+    """Rows and signals. Training is slow: it gets one signal of the three, the others with -m slow."""
     cases = []
     for row in ROWS:
         if all(bool(getattr(row, name)) for name in wanted):
             chosen = list(KILLS)[len(row.name) % len(KILLS)]
             for name, (signum, status) in KILLS.items():
-                marks = [pytest.mark.slow] if row.models and (name != chosen or row.name == "merge") else []
+                slow = row.to_folder and row.models and (name != chosen or row.name == "merge")
+                marks = [pytest.mark.slow] if slow else []
                 cases.append(pytest.param(row, signum, status, id=f"{row.name.replace(' ', '-')}-{name}", marks=marks))
     return pytest.mark.parametrize(("row", "signum", "status"), cases)
 
