@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from fgvr.errors import Stopped
 
@@ -60,13 +62,23 @@ def install() -> dict[int, object]:
         handler = signal.getsignal(signum)
         if handler is not signal.SIG_IGN:
             old[signum] = signal.signal(signum, _handle)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _unraisable
     return old
+
+
+def _unraisable(info: Any) -> None:
+    """A signal that came in a callback, where no exception can leave, is not lost (`check`), so nothing is said."""
+    if not issubclass(info.exc_type, Stopped):
+        sys.__unraisablehook__(info)
 
 
 def restore(old: dict[int, object]) -> None:
     """Put back what `install` returned."""
     for signum, handler in old.items():
         signal.signal(signum, handler)  # type: ignore[arg-type]  # getsignal returns what signal accepts
+    if sys.unraisablehook is _unraisable:
+        sys.unraisablehook = sys.__unraisablehook__
 
 
 def pending() -> int | None:

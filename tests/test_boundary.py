@@ -8,6 +8,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from pathlib import Path
@@ -267,3 +268,20 @@ def test_bar_on_a_terminal(tmp_path: Path) -> None:
     os.close(theirs)
     os.close(ours)
     assert running.returncode == 0 and b"records" in shown and b"Traceback" not in shown
+
+
+def test_a_signal_in_a_callback_says_nothing_of_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints what is raised where nothing can be raised, such as in a weak reference's callback."""
+    from types import SimpleNamespace
+
+    from fgvr import signals
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest has one of its own
+    old = signals.install()
+    try:
+        sys.unraisablehook(SimpleNamespace(exc_type=Stopped, exc_value=Stopped(15), exc_traceback=None, object=None))
+    finally:
+        signals.restore(old)
+    assert capsys.readouterr().err == "" and sys.unraisablehook is not signals._unraisable

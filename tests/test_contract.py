@@ -472,6 +472,8 @@ def test_killed_while_it_works(row: Row, signum: int, status: int, tmp_path: Pat
         if running.status is None:
             running.kill(signum)
         ended = running.wait()
+        if "init_import_site" in ended.err:
+            continue  # Python itself was not up yet
         assert ended.status in (0, status, -signum), ended.err  # -signum: before the command took over the signal
         if ended.status != 0:
             assert (old.exists() and old.read_text() == "old") or content(tmp_path / "out") == reference
