@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_the_passage_of_a_page() -> None:
 class Told:
     """A model that keeps what it is asked."""
 
-    about: dict = {"name": "told"}  # noqa: RUF012
+    about: ClassVar[dict] = {"name": "told"}
 
     def __init__(self) -> None:
         self.asks: list[Ask] = []
@@ -183,7 +184,7 @@ def test_rouge_and_bleu_of_the_libraries() -> None:
 class Letters:
     """A text encoder: how often each letter comes."""
 
-    about: dict = {"name": "letters"}  # noqa: RUF012
+    about: ClassVar[dict] = {"name": "letters"}
 
     def texts(self, texts: list[str]):
         import torch

@@ -48,7 +48,7 @@ def test_two_turns_are_those_of_encoding_both_anew(answerer: Any, monkeypatch: p
     questions = asks()
     found = answerer.converse(questions, OPENINGS, 7, 6)
     keeps = answerer.model.config.model_type in shared_prefix.FAMILIES
-    assert len(encoded) == (1 if keeps else len(encoded))
+    assert (len(encoded) == 1) is keeps, "what keeps its cache encodes the images once, and nothing else does"
     for ask, opening, (first, second) in zip(questions, OPENINGS, found, strict=True):
         (alone,) = answerer._reply([Ask(opening, ask.image)], True, 7)
         anew = Ask(ask.prompt, ask.image, before=((opening, alone.text),))
@@ -57,7 +57,7 @@ def test_two_turns_are_those_of_encoding_both_anew(answerer: Any, monkeypatch: p
     assert other.text != found[0][1], "the first turn matters"
 
 
-def test_the_cache_that_is_kept_gives_the_same_likelihoods(answerer: Any) -> None:
+def test_the_cache_that_is_kept_gives_the_same_likelihoods(answerer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only the same words: the logits of the next token, to floating point."""
     if not shared_prefix.shareable(answerer.model):
         pytest.skip("encodes both turns anew")
@@ -71,11 +71,14 @@ def test_the_cache_that_is_kept_gives_the_same_likelihoods(answerer: Any) -> Non
         anew = answerer._first(inputs).logits[0].log_softmax(-1).max(-1).values.tolist()
     kept: list[float] = []
     original = shared_prefix.decode
-    try:
-        shared_prefix.decode = lambda *a: kept.extend(s.confidence for s in original(*a)) or original(*a)  # type: ignore
-        assert conversing._go_on(answerer, second, opened, 1) is not None
-    finally:
-        shared_prefix.decode = original
+
+    def noted(*args: Any) -> list[Any]:
+        said = original(*args)
+        kept.extend(one.confidence for one in said)
+        return said
+
+    monkeypatch.setattr(shared_prefix, "decode", noted)
+    assert conversing._go_on(answerer, second, opened, 1) is not None
     assert kept == pytest.approx(anew, abs=1e-4)
 
 

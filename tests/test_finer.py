@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -128,7 +128,7 @@ def test_the_label_above_is_drawn_by_the_seed() -> None:
 class Scripted:
     """A model that replies by a rule, and keeps what it was asked."""
 
-    about: dict = {"name": "scripted"}  # noqa: RUF012
+    about: ClassVar[dict] = {"name": "scripted"}
 
     def __init__(self, say: Any) -> None:
         self.say, self.asks, self.calls = say, [], 0
@@ -152,23 +152,24 @@ def by_level(ask: Ask) -> str:
 
 
 def test_the_label_above_as_the_model_predicts_it(root: Path) -> None:
-    model = Scripted(by_level)
-    wide, coarse, fine = evaluate(built([bird(0)], concept="predicted"), model, root, "strict", 8, 9)  # type: ignore
+    model: Any = Scripted(by_level)
+    wide, coarse, fine = evaluate(built([bird(0)], concept="predicted"), model, root, "strict", 8, 9)
     assert (wide["correct"], coarse["concept"], fine["concept"]) == (True, "Birds", "Kite")
     assert fine["question"].startswith("What is the name of the Kite that appears")
     assert [turn["reply"] for turn in fine["earlier"]] == ["The answer is:\nAnswer: 'Birds'.", "Answer: Kite"]
     assert (coarse["prediction"], coarse["correct"], fine["prediction"]) == ("Kite", True, "Red Kite0")
     assert len([ask for ask in model.asks if "organism" in ask.prompt]) == 2, "asked once for both, once for itself"
     rows = built([bird(0)], concept="predicted", level="coarse")
-    (silent,) = evaluate(rows, Scripted(lambda ask: ""), root, "strict", 8, 9)  # type: ignore
+    silence: Any = Scripted(lambda ask: "")
+    (silent,) = evaluate(rows, silence, root, "strict", 8, 9)
     assert silent["concept"] == "bird", "where nothing can be read, the superclass"
     with pytest.raises(RecordError, match="waits for a reply"):
         final_prompt(built([bird(0)], concept="predicted", level="fine")[0])
 
 
 def test_attributes_first_then_the_name(root: Path) -> None:
-    model = Scripted(by_level)
-    wide, coarse, fine = evaluate(built([bird(0)]), model, root, "strict", 8, 9, prompting="attr-seek")  # type: ignore
+    model: Any = Scripted(by_level)
+    wide, coarse, fine = evaluate(built([bird(0)]), model, root, "strict", 8, 9, prompting="attr-seek")
     assert "earlier" not in wide, "FINER has no attribute question for the widest level"
     assert fine["earlier"][0]["question"] == (
         "What kind of external descriptive attributes do you see from the Kite in this image? Provide the set of "
@@ -208,7 +209,8 @@ def test_thought_before_the_answer(root: Path) -> None:
              "answer": "no"},
             {"id": "o", "image": "a.png", "kind": "open", "question": "Name?", "answer": "Red Kite"}]  # fmt: skip
     said = {"Choices": "A is red. Its back is not.\nAnswer: B", "yes or no": "Hardly.\nAnswer: no"}
-    model = Scripted(lambda ask: next((s for k, s in said.items() if k in ask.prompt), "It glides. Answer: Red Kite"))
+    otherwise = "It glides. Answer: Red Kite"
+    model: Any = Scripted(lambda ask: next((s for k, s in said.items() if k in ask.prompt), otherwise))
     found = list(evaluate(rows, model, root, "strict", 8, 9, prompting="cot"))
     assert all(ask.prompt.endswith("\nLet's think step by step.") for ask in model.asks)
     assert all(ask.prompt.count("Answer:") == 1 for ask in model.asks)
@@ -248,7 +250,7 @@ def test_knowledge_is_asked_without_image_and_without_the_name(root: Path) -> No
         "Supercategory: bird\nCoarse-grained Category: Kite\nKingdom: Animalia"
     )
     assert ours.notes["leaks"] == 2 and "image" not in made[0] and made[0]["id"] == "b0/fine"
-    model = Scripted(lambda ask: "Answer: Milvus milvus")
+    model: Any = Scripted(lambda ask: "Answer: Milvus milvus")
     found: list[Any] = list(evaluate([made[1], {**made[1], "id": "other"}] * 3, model, "/nowhere", "strict", 2, 9))
     assert [r["correct"] for r in found] == [True] * 6 and len(model.asks) == 1, "a category is asked once"
     (bad,) = evaluate([{k: v for k, v in made[0].items() if k != "modality"}], model, root, "strict", 2, 9)

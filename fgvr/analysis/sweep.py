@@ -18,6 +18,7 @@ from fgvr.analysis.rows import Rows
 from fgvr.errors import FgvrError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 RATES = tuple(10 ** (0.25 * n - 0.5) for n in range(13))  # 0.3 ... 300, of rows of length 1 on average
@@ -100,7 +101,7 @@ def sweep(
 class _State:
     """Weights (D, S, C), biases (S, C) and their momenta."""
 
-    def __init__(self, width: int, categories: int, settings: Sequence[Setting], device: torch.device) -> None:  # type: ignore[name-defined]  # noqa: F821
+    def __init__(self, width: int, categories: int, settings: Sequence[Setting], device: torch.device) -> None:
         import torch
 
         shape = (width, len(settings), categories)
@@ -160,7 +161,7 @@ def statistics(rows: Rows, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standard(
-    groups: Iterator[tuple[Tensor, Tensor]], mean: Tensor, scale: Tensor, device: torch.device  # type: ignore[name-defined]  # noqa: F821
+    groups: Iterator[tuple[Tensor, Tensor]], mean: Tensor, scale: Tensor, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     import torch
 

@@ -170,13 +170,11 @@ def _question(record: Record, kind: str, own: Record) -> Record:
 def capped(items: Iterable[Item], most: int, seed: int) -> list[Item]:
     """In their order, at most so many records of each category, those that the seed draws; all that is bad."""
     found = list(items)
-    places: dict[str, list[int]] = {}
+    drawn: dict[str, list[tuple[float, int]]] = {}
     for n, item in enumerate(found):
         if not isinstance(item, Bad):
-            places.setdefault(item["category"], []).append(n)
-    dropped: set[int] = set()
-    for own in places.values():
-        dropped |= set(sorted(own, key=lambda n: rng.for_record(seed, found[n]["id"], "cap").random())[most:])  # type: ignore[index]
+            drawn.setdefault(item["category"], []).append((rng.for_record(seed, item["id"], "cap").random(), n))
+    dropped = {n for own in drawn.values() for _, n in sorted(own)[most:]}
     return [item for n, item in enumerate(found) if n not in dropped]
 
 
