@@ -177,3 +177,15 @@ def test_exit_statuses_are_listed() -> None:
         assert f"\n  {status:>5}  " in text
     for name in COMMANDS:
         assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("command", ["align", "tune", "merge"])
+def test_a_model_that_is_not_there_is_said_before_torch_is_imported(command: str, tmp_path: Path) -> None:
+    words = [command, "--model", f"{tmp_path}/none", "--image-root", str(tmp_path), "-o", f"{tmp_path}/out"]
+    words += ["--adapter", str(tmp_path)] if command == "merge" else [str(tmp_path / "in.jsonl")]
+    (tmp_path / "in.jsonl").write_text("")
+    code = f"import sys; from fgvr.cli.main import main; sys.exit(main({words!r}))"
+    ended = subprocess.run([FGVR[0], "-X", "importtime", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time")}
+    assert ended.returncode == 1 and "no such folder" in ended.stderr
+    assert "click" in imported and "torch" not in imported
