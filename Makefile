@@ -285,3 +285,6 @@ help:
 	  text && /^[A-Z_]+ *\?=/ { name = $$1; sub(/^[^=]*= */, ""); \
 	    printf "  %-18s %s%s\n", name, text, $$0 == "" ? "" : " [" $$0 "]" } { text = "" }' $(MAKEFILE_LIST)
 	@printf '\nData sets: %s\n' '$(DATASETS)'
+
+# the papers' tables and experiments
+include $(wildcard examples/papers/*.mk)
