@@ -31,6 +31,7 @@ from torch import Tensor
 GRID = 2.0**26
 WIDE = 8                     # a block of keys has up to WIDE * block rows
 KEPT_BYTES = 1 << 30         # converted keys that are kept
+CACHED = 1 << 17             # numbers that are converted at a time on a CPU
 GROUP = 32                   # keys in a group of the lower bound
 Groups = tuple[Tensor, Tensor] | None
 
@@ -45,16 +46,32 @@ def unit(features: Tensor) -> Tensor:
         raise ValueError(f"features must be floating (N, D); got {features.dtype} {tuple(features.shape)}")
     if not len(features):
         return features.double()
-    x = features.detach().double()
-    low, high = torch.aminmax(x, dim=1, keepdim=True)
-    largest = torch.maximum(-low, high)
-    bad = ~(torch.isfinite(largest) & (largest > 0)).flatten()
-    if bad.any():
-        raise ValueError(f"features: row {int(bad.nonzero()[0])} has no direction (zero or not finite)")
-    extreme = (largest < 1e-100) | (largest > 1e100)
-    if extreme.any():
-        x = x / torch.where(extreme, largest, 1.0)           # squares can neither overflow nor vanish
-    return (x / _length(x)).mul_(GRID).round_().div_(GRID)
+    if not features.device.type == "cpu":
+        return _unit(features.detach(), 0, None)
+    made = torch.empty(features.shape, dtype=torch.float64)
+    for rows in _cached(features):
+        _unit(features[rows].detach(), rows.start, made[rows])
+    return made
+
+
+def _cached(features: Tensor) -> Iterator[slice]:
+    """Slices of so few rows that float64 copies of them stay in a core's cache from one step to the next."""
+    return blocks(len(features), max(1, CACHED // features.shape[1]))
+
+
+def _unit(features: Tensor, first: int, out: Tensor | None) -> Tensor:
+    """`unit` of some rows, of which the first has the number `first`, into `out`."""
+    x = features.double()
+    length = _length(x)
+    if not bool(((length > 1e-100) & (length < 1e100)).all()):  # also where squares overflowed or vanished
+        largest = x.abs().amax(dim=1, keepdim=True)
+        bad = ~(torch.isfinite(largest) & (largest > 0)).flatten()
+        if bad.any():
+            number = first + int(bad.nonzero()[0])
+            raise ValueError(f"features: row {number} has no direction (zero or not finite)")
+        x = x / torch.where((length > 1e-100) & (length < 1e100), 1.0, largest)
+        length = _length(x)
+    return torch.div(x, length / GRID, out=out).round_().mul_(1 / GRID)
 
 
 def _length(x: Tensor) -> Tensor:
@@ -147,8 +164,11 @@ class Vectors:
         exact = unit(features)
         if rough is None:
             return cls(exact)
-        near = exact.to(rough)
-        lost = torch.linalg.vector_norm(exact - near, dim=1, keepdim=True)
+        near = torch.empty(exact.shape, dtype=rough)
+        lost = torch.empty(len(exact), 1, dtype=torch.float64)
+        for rows in _cached(exact):
+            near[rows] = exact[rows]
+            lost[rows] = torch.linalg.vector_norm(exact[rows] - near[rows].double(), dim=1, keepdim=True)
         return cls(exact, near, 1.00001 + lost.max().item(), lost)
 
 
@@ -177,7 +197,7 @@ def _block(
     place = torch.arange(len(row)) - starts[row]
     width = max(k, int(each.max()))
     padded = torch.full((n, width), -torch.inf, dtype=torch.float64)
-    padded[row, place] = _pairs(queries.exact, keys.exact, starts, column)
+    padded[row, place] = _pairs(queries.exact, keys.exact, row, column)
     names = torch.zeros(n, width, dtype=torch.long)
     names[row, place] = column
     first, at = first_k(padded, k)
@@ -197,9 +217,7 @@ def _candidates(queries: Vectors, keys: Vectors, k: int, least: Tensor, groups: 
     rough = queries.rough @ keys.rough.T
     if groups is not None:
         rough.masked_fill_(groups[0][:, None] == groups[1][None, :], -torch.inf)
-    group = min(GROUP, count // (2 * k))
-    some = rough[:, : count // group * group].view(len(rough), group, -1).amax(1)
-    bound = some.topk(k, dim=1).values[:, -1:].double()
+    bound = _maxima(rough, min(GROUP, count // (2 * k))).topk(k, dim=1).values[:, -1:].double()
     bound = bound - off - rounding * bound.abs().clamp(max=2)                    # -inf stays -inf
     limit = torch.maximum(least, bound) - off
     limit = limit / torch.where(limit > 0, 1 + rounding, 1 - rounding)
@@ -211,12 +229,27 @@ def _candidates(queries: Vectors, keys: Vectors, k: int, least: Tensor, groups: 
     return passed.nonzero()
 
 
-def _pairs(queries: Tensor, keys: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
-    """Dot products of query i with the keys columns[starts[i]:starts[i + 1]], without copying keys together."""
+def _maxima(rough: Tensor, group: int) -> Tensor:
+    """(n, M) -> the maxima of disjoint groups of at most `group` columns, all columns that are in one."""
+    while group > 1:
+        half = rough.shape[1] // 2
+        rough = torch.maximum(rough[:, :half], rough[:, half : 2 * half])
+        group //= 2
+    return rough
+
+
+def _pairs(queries: Tensor, keys: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Dot products queries[row[i]] . keys[column[i]], `row` in order, without copying vectors together. It goes through
+    the larger side once, in order, and jumps in the smaller one, which is likelier to be in a cache."""
+    if len(keys) > len(queries):
+        column, order = column.sort(stable=True)
+        found = _pairs(keys, queries, column, row[order])
+        return torch.empty_like(found).scatter_(0, order, found)
+    starts = torch.nn.functional.pad(torch.bincount(row, minlength=len(queries)).cumsum(0), (1, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                      # torch calls its CSR tensors a beta
         wanted = torch.sparse_csr_tensor(
-            starts, columns, torch.zeros(len(columns), dtype=torch.float64), (len(queries), len(keys)),
+            starts, column, torch.zeros(len(row), dtype=torch.float64), (len(queries), len(keys)),
             check_invariants=False,
         )  # fmt: skip
         return torch.sparse.sampled_addmm(wanted, queries, keys.T, beta=0).values()
