@@ -50,9 +50,9 @@ class Bad:
 
 
 Item = Record | Bad
-# 64 bits hold 19 digits; longer whole numbers would silently become floats in orjson. The look-behind makes the search
-# for any digit the fast outer loop
-_LONG_NUMBER = re.compile(r"[0-9](?<=[0-9]{19})")
+# 64 bits hold 19 digits; longer whole numbers would silently become floats in orjson
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER = b"0" * 19
 
 
 def decode(text: str) -> Any:
@@ -60,7 +60,7 @@ def decode(text: str) -> Any:
     import orjson
 
     value = orjson.loads(text)
-    if _LONG_NUMBER.search(text):
+    if _LONG_NUMBER in text.encode().translate(_DIGITS):
         value = json.loads(text)
     return value
 

@@ -46,7 +46,7 @@ def unit(features: Tensor) -> Tensor:
         raise ValueError(f"features must be floating (N, D); got {features.dtype} {tuple(features.shape)}")
     if not len(features):
         return features.double()
-    if not features.device.type == "cpu":
+    if features.device.type != "cpu":
         return _unit(features.detach(), 0, None)
     made = torch.empty(features.shape, dtype=torch.float64)
     for rows in _cached(features):
