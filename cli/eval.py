@@ -71,4 +71,4 @@ def command(
         items = run.read(required=("kind", "question"), batch=whole)
         plain = settings.parser, settings.batch_size, longest, scoring, settings.normalise
         more_settings = settings.permutations == "cyclic", names, settings.prompting, settings.opening_tokens
-        run.write(evaluate(items, answerer, image_root, *plain, *more_settings))
+        run.write(evaluate(items, answerer, image_root, *plain, *more_settings, settings.workers))

@@ -261,9 +261,11 @@ class Eval:
     )
     parser: str = option("strict", "How an option is read out of a reply.", choices=PARSERS)
     template: str = option("a photo of a {}", "CLIP's text for a name; several, joined by |, are averaged.")
+    workers: int = option(2, "Threads that decode images ahead.", how=True)
 
     def __post_init__(self) -> None:
         between("batch_size", self.batch_size, 1)
+        between("workers", self.workers, 1, 64)
         between("opening_tokens", self.opening_tokens, 1)
         if self.max_new_tokens is not None:
             between("max_new_tokens", self.max_new_tokens, 1)

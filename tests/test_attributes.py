@@ -188,6 +188,14 @@ def test_images_are_decoded_ahead_in_order_and_not_too_far() -> None:
     assert [(item, future.result()) for item, future in came] == [(n, n * n) for n in range(1, 100)]
 
 
+def test_neighbours_of_one_image_share_its_decoding() -> None:
+    begun: list[str] = []
+    came = list(ahead("aabba", lambda item: begun.append(item), 1, key=str))
+    assert [item for item, _ in came] == list("aabba")
+    came[-1][1].result()
+    assert begun == ["a", "b", "a"]
+
+
 @pytest.mark.parametrize("workers", [1, 5])
 def test_workers_change_nothing(images: list[Record], tmp_path: Path, workers: int) -> None:
     (tmp_path / "2.png").write_bytes(b"no image")

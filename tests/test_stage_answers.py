@@ -236,7 +236,7 @@ def test_evaluate(images: list[Record], tmp_path: Path) -> None:
     assert all(item["correct"] for item in found if not isinstance(item, Bad))
     assert [len(call) for call in model.calls] == [4, 2, 2], "a batch is of records; the faulty ones are not asked"
     assert model.calls[0][0].image is model.calls[0][1].image
-    again = list(evaluate(asked, Parrot(model.say), tmp_path, "strict", 1, 10))
+    again = list(evaluate(asked, Parrot(model.say), tmp_path, "strict", 1, 10, workers=5))
     assert [item for item in again if isinstance(item, dict)] == [item for item in found if isinstance(item, dict)]
 
 

@@ -15,7 +15,6 @@ only the first turn shows the image; `cot`, with an invitation to think before t
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,9 +24,9 @@ from typing import Any
 
 from fgvr import answers, finer, metrics, prompts
 from fgvr.errors import FgvrError, RecordError
-from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask
 from fgvr.records import Record, check, texts
+from fgvr.stages.asking import Shown
 from fgvr.stages.questions import attribute_question, final_prompt, read_reply
 from fgvr.stream import Item, bad, ordered
 
@@ -49,6 +48,7 @@ def evaluate(
     categories: Sequence[str] = (),
     prompting: str = "direct",
     opening_tokens: int = 256,
+    workers: int = 1,
 ) -> Iterator[Item]:
     """Add `raw` (null when nothing was generated), `prediction`, `correct` and `scores` (see the module and `judge`);
     and `earlier`, what was asked and replied before, where anything was.
@@ -63,18 +63,22 @@ def evaluate(
         cyclic: ask a multiple-choice question once in each rotation of its options (`in_all_orders`).
         categories: the names of "label".
         prompting: a key of fgvr.finer.PROMPTINGS. opening_tokens: longest reply to the first turn of "attr-seek".
+        workers: threads that decode images while the model works.
     """
     asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories, opening_tokens)
 
+    shown = Shown(root, _path, workers)
+
     def work(records: list[Record]) -> list[Item]:
-        opened = functools.cache(functools.partial(open_image, root))  # a model may encode a shared image once a call
         images: dict[int, Any] = {}
         views: dict[int, list[_Asked]] = {}
         done: dict[int, Item] = {}
-        for number, record in enumerate(records):
+        for number, (record, image) in enumerate(zip(records, shown.opened(records), strict=True)):
             try:
                 _check(record)
-                images[number] = _shown(record, opened)
+                if isinstance(image, RecordError):
+                    raise image
+                images[number] = image
             except RecordError as error:
                 done[number] = bad(record, error)
         known = asker.concepts([(records[number], image) for number, image in images.items()])
@@ -88,18 +92,18 @@ def evaluate(
         done |= {number: in_all_orders(own[0][0], [next(results) for _ in own]) for number, own in views.items()}
         return [done[number] for number in range(len(records))]
 
-    return ordered(items, batch, work)
+    return ordered(shown.begun(items), batch, work)
 
 
 _Asked = tuple[Record, Ask, str | None]  # with the question of a first turn, where there are two
 
 
-def _shown(record: Record, opened: Any) -> Any:
+def _path(record: Record) -> str | None:
     """The image of a record; None for a question without one, which says so: `modality` is "text"."""
     if record.get("modality") == "text":
         return None
     check(record, ("image",))
-    return opened(record["image"])
+    return str(record["image"])
 
 
 def _views(record: Record, image: Any, scoring: str, prompting: str, cyclic: bool) -> list[_Asked]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgvr import prompts
 from fgvr.errors import FgvrError, RecordError
-from fgvr.images import open_image
 from fgvr.models.base import Answerer, Ask, Said
 from fgvr.records import Record
-from fgvr.stages.asking import Asker, ahead
+from fgvr.stages.asking import Asker, Shown
 from fgvr.stages.discover import shortened
-from fgvr.stream import Bad, Item, bad, ordered
+from fgvr.stream import Item, bad, ordered
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,20 +60,14 @@ def extract(
         workers: threads that decode images while the model works.
     """
     asker = Asker(model, batch, max_new_tokens, confidence)
-    opened: dict[int, Future[Image | None]] = {}  # by id() of the record, while it waits
-
-    def begun() -> Iterator[Item]:
-        for item, future in ahead(items, lambda item: _open(item, questions, root), workers):
-            if not isinstance(item, Bad):
-                opened[id(item)] = future
-            yield item
+    shown = Shown(root, lambda record: record["image"] if record["superclass"] in questions else None, workers)
 
     def work(records: list[Record]) -> list[Item]:
         asks: list[list[Ask] | Item] = []
-        for record in records:
+        for record, image in zip(records, shown.opened(records), strict=True):
             try:
-                future = opened.pop(id(record), None)  # gone when records are tried again one by one
-                image = future.result() if future else _open(record, questions, root)
+                if isinstance(image, RecordError):
+                    raise image
                 asks.append(_asks(record, image, questions, group))
             except RecordError as error:
                 asks.append(bad(record, error))
@@ -87,18 +79,12 @@ def extract(
             for record, asked in zip(records, asks, strict=True)
         ]
 
-    return ordered(begun(), images_a_call(questions, batch, group), work)
+    return ordered(shown.begun(items), images_a_call(questions, batch, group), work)
 
 
 def images_a_call(questions: Questions, batch: int, group: bool) -> int:
     """Images whose questions go into one call of `batch` questions."""
     return max(1, batch // (1 if group else max(len(asked) for asked in questions.values())))
-
-
-def _open(record: Item, questions: Questions, root: str | Path) -> Image | None:
-    if isinstance(record, Bad) or record["superclass"] not in questions:
-        return None
-    return open_image(root, record["image"])
 
 
 def _asks(record: Record, image: Image | None, questions: Questions, group: bool) -> list[Ask]:

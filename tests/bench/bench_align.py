@@ -2,7 +2,8 @@
 micro-batches of 2, which are also its contrastive batches, with gradients accumulated; the whole model over the padded
 descriptions, names, negative descriptions and negative names, one after the other, logits of every token, the vision
 tower in the graph (as peft's preparation for 4-bit training leaves it). Seconds; compared first: the losses of both on
-one batch of 2 in the released form, the labels being the reply's in both. MICRO=N bounds our memory; KEPT=1 takes the
+one batch of 2 in the released form, the labels being the reply's in both. MICRO=N bounds our memory (4, which takes
+as much as theirs; 0: none); KEPT=1 takes the
 vision tower's output from a folder, which our first run fills.
 
 `python -m tests.bench.bench_align released|ours [MICRO]` runs one contender and prints its peak memory."""
@@ -32,7 +33,7 @@ from tests.bench.harness import Benchmark
 
 BATCH, THEIRS, TAU = int(os.environ.get("BATCH", "64")), 2, 0.07
 KEPT = bool(os.environ.get("KEPT"))
-MICRO = int(os.environ.get("MICRO", "0")) or None
+MICRO = int(os.environ.get("MICRO", "4")) or None
 
 
 @functools.cache

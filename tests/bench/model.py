@@ -17,8 +17,11 @@ from tests import families
 SIZE, IMAGE_TOKENS = 224, 64
 
 
-def save(folder: Path, size: int = SIZE, **vision: int) -> Path:
-    """The model and its processor, as a folder; for images of `size` pixels, and with other settings of the tower."""
+def save(
+    folder: Path, size: int = SIZE, width: int = 512, layers: int = 8, latents: int = IMAGE_TOKENS, **vision: int
+) -> Path:
+    """The model and its processor, as a folder; for images of `size` pixels, with a language model of `layers` of
+    `width`, and with other settings of the tower."""
     import transformers as t
 
     torch.manual_seed(0)
@@ -27,16 +30,16 @@ def save(folder: Path, size: int = SIZE, **vision: int) -> Path:
     config = t.Idefics2Config(
         vision_config={"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 6,
                        "image_size": size, "patch_size": 14, **vision},
-        perceiver_config={"hidden_size": 512, "resampler_n_latents": IMAGE_TOKENS, "resampler_depth": 2,
-                          "resampler_n_heads": 8, "resampler_head_dim": 64, "num_key_value_heads": 4},
+        perceiver_config={"hidden_size": width, "resampler_n_latents": latents, "resampler_depth": 2,
+                          "resampler_n_heads": 8, "resampler_head_dim": width // 8, "num_key_value_heads": 4},
         text_config={"model_type": "mistral", **families.text(
-            tokens, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
-            num_key_value_heads=4, head_dim=64)},
+            tokens, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers, num_attention_heads=8,
+            num_key_value_heads=4, head_dim=width // 8)},
         image_token_id=tokens.convert_tokens_to_ids("<image>"), pad_token_id=tokens.pad_token_id,
     )  # fmt: skip
     model = t.Idefics2ForConditionalGeneration(config).eval()
-    pixels = t.Idefics2ImageProcessor(size={"longest_edge": size, "shortest_edge": 112}, do_image_splitting=False)
-    processor = t.Idefics2Processor(pixels, tokens, image_seq_len=IMAGE_TOKENS)
+    pixels = t.Idefics2ImageProcessor(size={"longest_edge": size, "shortest_edge": size // 2}, do_image_splitting=False)
+    processor = t.Idefics2Processor(pixels, tokens, image_seq_len=latents)
     processor.chat_template = (families.TOY / "chat_template.jinja").read_text()
     text = ["User:<image>Which?<end_of_utterance>\nAssistant:"]
     sample = processor(text=text, images=[[Image.new("RGB", (size, size))]], return_tensors="pt")
