@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, InputFolder, accounted, device, of_server, record, settings, stage_io
+from fgvr.cli.options import InputFile, InputFolder, accounted, device, opening, record, settings, stage_io
 from fgvr.errors import UsageError
 from fgvr.job import Job
-from fgvr.settings import ConceptAttrs, Server
+from fgvr.models.settings import Loading, Server
+from fgvr.settings import ConceptAttrs
 
 
 @click.command("concept-attrs")
@@ -18,10 +19,11 @@ from fgvr.settings import ConceptAttrs, Server
 @record
 @device
 @settings(ConceptAttrs)
+@settings(Loading, "loading")
 @settings(Server, "server")
 def command(
     job: Job, model: str | None, documents: str | None, image_root: str | None, record: str | None, device: str,
-    settings: ConceptAttrs, server: Server,
+    settings: ConceptAttrs, loading: Loading, server: Server,
 ) -> None:  # fmt: skip
     """List required and likely attributes of each category.
 
@@ -50,7 +52,7 @@ def command(
     with ExitStack() as stack:
         answerer = None
         if model is not None:
-            opened = open_answerer(model, device=device, **of_server(model, server))
+            opened = open_answerer(model, device=device, **opening(model, loading, server))
             answerer = stack.enter_context(recorded(opened, record))
         templates = [concepts.PROMPTS[settings.source]] if answerer else []
         run = stack.enter_context(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import accounted, device, model, of_server, prompt, record, settings, stage_io
+from fgvr.cli.options import accounted, device, model, opening, prompt, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Discover, Server
+from fgvr.models.settings import Loading, Server
+from fgvr.settings import Discover
 
 
 def _list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> list[str]:
@@ -25,10 +26,11 @@ def _list(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) ->
 @record
 @device
 @settings(Discover)
+@settings(Loading, "loading")
 @settings(Server, "server")
 def command(
     job: Job, model: str, superclass: str, class_unit: str, prompt: str | None, attribute: list[str], drop: list[str],
-    record: str | None, device: str, settings: Discover, server: Server,
+    record: str | None, device: str, settings: Discover, loading: Loading, server: Server,
 ) -> None:  # fmt: skip
     """Ask a model which attributes tell categories apart.
 
@@ -48,7 +50,7 @@ def command(
     from fgvr.stages.discover import discover
 
     template = job.text(prompt) if prompt is not None else prompts.DISCOVER
-    opened = open_answerer(model, device=device, **of_server(model, server))
+    opened = open_answerer(model, device=device, **opening(model, loading, server))
     templates = [template, prompts.GENERAL, prompts.EXTRACT_GENERAL, prompts.EXTRACT]
     with (
         recorded(opened, record) as answerer,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import click
 
-from fgvr.cli.evaluating import ranked, recordable
+from fgvr.cli.evaluating import answering, ranked, recordable
 from fgvr.cli.options import InputFile, accounted, adapter, device, image_root, model, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Eval, Server
+from fgvr.models.settings import Loading, Server
+from fgvr.settings import Eval
 
 
 @click.command("eval")
@@ -22,10 +22,11 @@ from fgvr.settings import Eval, Server
 @record
 @device
 @settings(Eval)
+@settings(Loading, "loading")
 @settings(Server, "server")
 def command(
     job: Job, model: str, adapter: str | None, image_root: str, categories: str | None, record: str | None, device: str,
-    settings: Eval, server: Server,
+    settings: Eval, loading: Loading, server: Server,
 ) -> None:  # fmt: skip
     """Answer questions with a model.
 
@@ -50,7 +51,6 @@ def command(
       fgvr eval --model clip:examples/toy/clip --scoring label --image-root images questions.jsonl | fgvr score
     """
     from fgvr import finer, prompts
-    from fgvr.models import open_answerer
     from fgvr.models.replay import recorded
     from fgvr.stages.evaluate import evaluate
 
@@ -58,8 +58,7 @@ def command(
     scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
     names = ranked(job, scoring, categories)
     recordable(record, scoring, settings.prompting)
-    more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
-    opened = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
+    opened = answering(model, device, adapter, loading, server, settings.template)
     longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
     asked = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]
     with (

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+from fgvr.cli.options import opening
 from fgvr.errors import UsageError
 from fgvr.job import Job
+from fgvr.models.settings import Loading, Server
+
+if TYPE_CHECKING:
+    from fgvr.models.base import Answerer
+
+
+def answering(
+    model: str, device: str, adapter: str | None, loading: Loading, server: Server, template: str
+) -> Answerer:
+    """The model, opened with the options that its kind takes. Raises as fgvr.models.open_answerer and opening do."""
+    from fgvr.models import open_answerer
+
+    clip = {"template": template} if model.startswith("clip:") and not os.path.isdir(model) else {}
+    return open_answerer(model, device=device, adapter=adapter, **opening(model, loading, server), **clip)
 
 
 def ranked(job: Job, scoring: str, categories: str | None) -> list[str]:

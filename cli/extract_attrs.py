@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.options import InputFile, accounted, device, image_root, model, of_server, record, settings, stage_io
+from fgvr.cli.options import InputFile, accounted, device, image_root, model, opening, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Extract, Server
+from fgvr.models.settings import Loading, Server
+from fgvr.settings import Extract
 
 
 @click.command("extract-attrs")
@@ -17,6 +18,7 @@ from fgvr.settings import Extract, Server
 @record
 @device
 @settings(Extract)
+@settings(Loading, "loading")
 @settings(Server, "server")
 def command(
     job: Job,
@@ -26,6 +28,7 @@ def command(
     record: str | None,
     device: str,
     settings: Extract,
+    loading: Loading,
     server: Server,
 ) -> None:
     """Ask a model every attribute question about each image.
@@ -45,7 +48,7 @@ def command(
     from fgvr.stages.extract import by_superclass, extract, images_a_call
 
     questions = by_superclass(job.load(attrs, required=("superclass", "attribute", "question")))
-    opened = open_answerer(model, device=device, **of_server(model, server))
+    opened = open_answerer(model, device=device, **opening(model, loading, server))
     with (
         recorded(opened, record) as answerer,
         job.run(models=[answerer.about], prompts=[prompts.GROUP] if settings.group else []) as run,

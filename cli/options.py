@@ -92,7 +92,10 @@ record = click.option(
     "--record", cls=How, type=click.Path(dir_okay=False), metavar="FILE",
     help="Keep each reply in FILE, for replay:FILE; ask for none that is there.",
 )  # fmt: skip
-device = click.option("--device", cls=How, default="auto", show_default=True, help="cpu, cuda, cuda:1, …, or auto.")
+device = click.option(
+    "--device", cls=How, default="auto", show_default=True,
+    help="cpu, cuda, cuda:1, …, or auto; for a model that answers also all: its layers on all GPUs.",
+)  # fmt: skip
 
 _FAULTS = [
     click.option("--on-error", type=click.Choice(["fail", "skip"]), default="fail", show_default=True,
@@ -191,9 +194,17 @@ def _portable_spec(spec: str | None) -> str | None:
     return f"{scheme}{colon}{os.path.basename(os.path.realpath(name))}" if os.path.isdir(name) else spec
 
 
-def of_server(model: str, server: Any) -> dict[str, Any]:
-    """The options of open_answerer that only a server takes."""
-    return {"server": server} if model.startswith("openai:") and not os.path.isdir(model) else {}
+def opening(model: str, loading: Any, server: Any) -> dict[str, Any]:
+    """The options of open_answerer that only transformers, or only a server, takes.
+
+    Raises:
+        UsageError: how weights are loaded is chosen for a model that has none here.
+    """
+    scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
+    chosen = {name: value for name, value in vars(loading).items() if value not in ("auto", "none")}
+    if chosen and scheme != "hf":
+        raise UsageError(f"--{next(iter(chosen))} is for models that transformers loads, not {scheme}:; leave it out")
+    return chosen if scheme == "hf" else {"server": server} if scheme == "openai" else {}
 
 
 @contextlib.contextmanager

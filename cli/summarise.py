@@ -6,9 +6,10 @@ from collections import Counter
 
 import click
 
-from fgvr.cli.options import InputFolder, accounted, device, model, of_server, prompt, record, settings, stage_io
+from fgvr.cli.options import InputFolder, accounted, device, model, opening, prompt, record, settings, stage_io
 from fgvr.job import Job
-from fgvr.settings import Server, Summarise
+from fgvr.models.settings import Loading, Server
+from fgvr.settings import Summarise
 
 
 @click.command("summarise")
@@ -19,17 +20,12 @@ from fgvr.settings import Server, Summarise
 @record
 @device
 @settings(Summarise)
+@settings(Loading, "loading")
 @settings(Server, "server")
 def command(
-    job: Job,
-    model: str,
-    prompt: str | None,
-    cub: str | None,
-    record: str | None,
-    device: str,
-    settings: Summarise,
-    server: Server,
-) -> None:
+    job: Job, model: str, prompt: str | None, cub: str | None, record: str | None, device: str, settings: Summarise,
+    loading: Loading, server: Server,
+) -> None:  # fmt: skip
     """Write each image's attributes as one description.
 
     Reads extractions (superclass, attributes), adds `description`: with image and category that makes a triple. The
@@ -59,7 +55,7 @@ def command(
         if job.source in ("-", None):
             raise UsageError("--noise takes answers of other records; give FILE instead of stdin")
         others = donors(job.load(job.source, required=("superclass", field, "category")), field)
-    opened = open_answerer(model, device=device, **of_server(model, server))
+    opened = open_answerer(model, device=device, **opening(model, loading, server))
     notes: Counter[str] = Counter()
     with (
         recorded(opened, record) as answerer,

@@ -7,7 +7,6 @@ run records.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +137,9 @@ class Mine:
     margin: float | None = option(None, "Keep scores below the own category's minus this.")
     relative_margin: float | None = option(None, "Keep scores below the own category's times (1 - this).")
     group_size: int = option(8, "Most categories in a group of --groups.")
-    dtype: str = option("auto", "Weights of the encoder.", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option(
+        "auto", "Precision of the model's weights; auto suits the device.", choices=("auto", "float32", "bfloat16")
+    )
     seed: int = option(0, "Seed of every draw.")
     batch_size: int | None = option(None, "Images encoded at once (default: what suits the device).", how=True)
     threads: int | None = option(None, "Threads that read images (default: one a core).", how=True)
@@ -275,29 +276,6 @@ class Eval:
             raise ValueError(f"--scoring label asks the question alone; leave --prompting {self.prompting} out")
         if not all("{}" in part for part in self.template.split("|")):
             raise ValueError(f"--template must hold {{}}, the place of the name, got {self.template!r}")
-
-
-@dataclass(frozen=True)
-class Server:
-    """An OpenAI-compatible server; none of this decides an answer."""
-
-    base_url: str | None = option(
-        None, "Address of an OpenAI-compatible server, up to /v1. [default: OPENAI_BASE_URL, else OpenAI's]", how=True
-    )
-    concurrency: int = option(8, "Requests to a server at once.", how=True)
-    timeout_s: float = option(120.0, "Seconds to wait for a server's answer.", how=True)
-    retries: int = option(5, "Further attempts at a request that fails for now, each after a longer pause.", how=True)
-    price: str | None = option(
-        None, "Price of a million tokens that are sent and of a million that come back, such as 0.15,0.6.", how=True
-    )
-
-    def __post_init__(self) -> None:
-        between("concurrency", self.concurrency, 1)
-        between("retries", self.retries, 0)
-        if not self.timeout_s > 0:
-            raise ValueError(f"--timeout-s must be positive, got {self.timeout_s}")
-        if self.price is not None and not re.fullmatch(r"\d+(\.\d+)?,\d+(\.\d+)?", self.price):
-            raise ValueError(f"--price must be two numbers with a comma between, got {self.price!r}")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ where the reference files are, with real tokenizers and chat templates."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -194,6 +197,55 @@ def test_models_of_other_kinds(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(FgvrError, match="type 'clip' is neither a vision-language nor a language model"):
         open_answerer(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize("chosen", [{"device": "all"}, {"dtype": "bfloat16"}, {"quantise": "nf4"}], ids=str)
+@pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "llama"])
+def test_a_model_loaded_otherwise(kind: str, chosen: dict[str, str], tmp_path: Path) -> None:
+    """It answers, about says how it was loaded, and its likelihoods are those of the plain model but for rounding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if kind == "llama":
+        tokens = families.tokenizer()
+        LlamaForCausalLM(LlamaConfig(**families.text(tokens))).save_pretrained(tmp_path)
+        tokens.save_pretrained(tmp_path)
+    else:
+        families.build(kind, tmp_path)
+    ask = Ask("Which?", None if kind == "llama" else Image.new("RGB", (48, 32), "red"))
+    plain: Any = open_answerer(str(tmp_path), device="cpu")
+    other: Any = open_answerer(str(tmp_path), **{"device": "cpu", **chosen})
+    assert other.about == {
+        **plain.about,
+        **({"quantised": "nf4"} if "quantise" in chosen else {}),
+        **({"dtype": "bfloat16"} if "dtype" in chosen else {}),
+    }
+    (one,), (two,) = plain.reply_scored([ask], 4), other.reply_scored([ask], 4)
+    assert two.text is not None and abs(one.confidence - two.confidence) < (1e-6 if "device" in chosen else 0.1)
+    in_four_bits = [module for module in other.model.modules() if type(module).__name__ == "Linear4bit"]
+    assert bool(in_four_bits) == ("quantise" in chosen)
+
+
+def test_a_hub_name_is_taken_from_a_filled_cache(tmp_path: Path) -> None:
+    """With its revision, and without a network: as on a compute node whose HF_HOME was filled elsewhere."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "hub" / "models--org--bird"
+    families.build("llava", kept / "snapshots" / commit)
+    for name in ("main", "v1"):
+        (kept / "refs").mkdir(exist_ok=True)
+        (kept / "refs" / name).write_text(commit)
+    code = (
+        "from PIL import Image; from fgvr.models import open_answerer; from fgvr.models.base import Ask\n"
+        "model = open_answerer('hf:org/bird@v1', device='cpu')\n"
+        "model.reply([Ask('Which?', Image.new('RGB', (9, 9)))], 2); print(model.about)"
+    )
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout == f"{{'name': 'org/bird', 'revision': '{commit}', 'dtype': 'float32'}}\n", done.stderr
+
+
+def test_what_cannot_be_quantised(tmp_path: Path) -> None:
+    with pytest.raises(FgvrError, match="family 'blip-2' cannot be quantised here; leave out --quantise"):
+        open_answerer(str(families.build("blip_2", tmp_path)), device="cpu", quantise="nf4")
 
 
 # --- real tokenizers, processors, chat templates ---

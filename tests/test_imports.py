@@ -23,7 +23,7 @@ LEVELS = [
     ("fgvr.records", "1"), ("fgvr.provenance", "1"), ("fgvr.lineage", "1"), ("fgvr.source", "1"), ("fgvr.stream", "1"),
     ("fgvr.output", "1"), ("fgvr.faults", "1"), ("fgvr.job", "1"), ("fgvr.run", "1"), ("fgvr.images", "1"),
     ("fgvr.datasets*", "1"),
-    ("fgvr.models", "2"), ("fgvr.models.base", "2"),
+    ("fgvr.models", "2"), ("fgvr.models.base", "2"), ("fgvr.models.settings", "0"),
     ("fgvr.tensors", "2H"), ("fgvr.losses", "2H"), ("fgvr.topk", "2H"),
     ("fgvr.rules", "2H"), ("fgvr.negatives", "2H"), ("fgvr.features", "2H"),
     ("fgvr.names", "0"), ("fgvr.groups", "1"),

@@ -280,6 +280,7 @@ def numbers(record: dict) -> list[float]:
         (["--categories", "names.jsonl"], UsageError, "--categories is for --scoring label, not generate"),
         (["--template", "a photo"], UsageError, "--template must hold {}"),
         (["--timeout-s", "0"], UsageError, "--timeout-s must be positive"),
+        (["--model", "openai:x", "--dtype", "float16"], UsageError, "--dtype is for models that transformers loads"),
         (["--scoring", "label", "-"], UsageError, "--scoring label needs the categories beforehand"),
     ],
 )

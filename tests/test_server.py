@@ -17,7 +17,7 @@ from fgvr.errors import FgvrError, RecordError, TryAgain, Unanswered, UsageError
 from fgvr.models import open_answerer
 from fgvr.models.base import Ask, Said
 from fgvr.models.replay import recorded
-from fgvr.settings import Server as Settings
+from fgvr.models.settings import Server as Settings
 from tests.server import Server, serving
 
 pytest.importorskip("openai")

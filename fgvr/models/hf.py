@@ -13,9 +13,14 @@ from fgvr.models.generating import replies
 from fgvr.models.vlm import Vlm
 
 
-def open_answerer(name: str, revision: str | None = None, device: str = "auto", adapter: str | None = None) -> Answerer:
+def open_answerer(
+    name: str, revision: str | None = None, device: str = "auto", adapter: str | None = None, dtype: str = "auto",
+    quantise: str = "none",
+) -> Answerer:
     """Open a hub id or a folder: a VLM where transformers has one for its architecture, else a causal language model.
 
+    Args:
+        device, dtype, quantise: as fgvr.models.loading.opened has them.
     Raises:
         FgvrError: it cannot be opened, is neither, or the adapter does not fit.
     """
@@ -25,27 +30,29 @@ def open_answerer(name: str, revision: str | None = None, device: str = "auto", 
 
     kind = loading.from_pretrained(AutoConfig, name, revision).model_type
     if kind in VLMS:
-        return VlmAnswerer(Vlm.load(name, revision, device, adapter, templated=False))
+        return VlmAnswerer(Vlm.load(name, revision, device, adapter, False, False, quantise, dtype))
     if kind not in LANGUAGE_MODELS:
         raise FgvrError(f"model {name}: type {kind!r} is neither a vision-language nor a language model; name another")
     if adapter is not None:
         raise FgvrError(f"model {name}: is a language model; --adapter is for vision-language models")
-    return TextAnswerer(name, revision, device)
+    return TextAnswerer(name, revision, device, dtype, quantise)
 
 
 class TextAnswerer:
     """A causal language model; it refuses a question with an image."""
 
-    def __init__(self, name: str, revision: str | None, device: str) -> None:
+    def __init__(
+        self, name: str, revision: str | None, device: str, dtype: str = "auto", quantise: str = "none"
+    ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         loading.quiet()
         self.tokenizer = loading.from_pretrained(AutoTokenizer, name, revision, padding_side="left")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model: Any = loading.load_model(AutoModelForCausalLM, name, revision, loading.pick_device(device))
+        self.model: Any = loading.opened(AutoModelForCausalLM, name, revision, device, dtype, quantise)
         self.name = name
-        self.about = loading.about(name, revision, self.model)
+        self.about = loading.about(name, revision, self.model, quantise)
 
     def reply(self, asks: Sequence[Ask], max_new_tokens: int) -> list[str]:
         return [text for text, _ in self.reply_scored(asks, max_new_tokens)]

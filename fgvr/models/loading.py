@@ -120,7 +120,8 @@ def own_dtype(spec: str) -> torch.dtype:
 
 
 def load_model(
-    auto: Any, name: str, revision: str | None, device: torch.device, dtype: str | None = None, **more: Any
+    auto: Any, name: str, revision: str | None, device: torch.device, dtype: torch.dtype | str | None = None,
+    **more: Any,
 ) -> torch.nn.Module:
     """The model of an Auto class in evaluation mode on `device`; `more` goes to from_pretrained.
 
@@ -144,23 +145,45 @@ def load_model(
             else f"{len(misfit)} weights have another shape"
         )
         raise FgvrError(f"model {name}: {what}; the weights do not belong to this config")
-    return model.eval() if "quantization_config" in more else model.to(device).eval()
+    return model.eval() if "device_map" in more else model.to(device).eval()
 
 
-def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, decoder: str) -> torch.nn.Module:
-    """The same with the linear layers of the language model in NF4, double quantised (QLoRA, arXiv:2305.14314, section
-    3), and everything else, vision tower, connector and output layer, in 16 bits on a GPU and 32 on a CPU.
+def opened(
+    auto: Any, name: str, revision: str | None, device: str, dtype: str = "auto", quantise: str = "none",
+    decoder: str | None = None,
+) -> torch.nn.Module:
+    """The model as the user wants it.
 
     Args:
-        decoder: dotted name of the language model.
+        device: "all" spreads the layers over all GPUs (accelerate's device map).
+        dtype: "auto" for what suits the device.
+        quantise, decoder: as load_nf4.
+    """
+    spread: dict[str, Any] = {"device_map": "auto"} if device == "all" else {}
+    place = pick_device("auto" if spread else device)
+    exact = getattr(torch, dtype) if dtype != "auto" else pick_dtype(place)
+    if quantise == "none":
+        return load_model(auto, name, revision, place, exact, **spread)
+    return load_nf4(auto, name, revision, place, exact, decoder, **spread)
+
+
+def load_nf4(
+    auto: Any, name: str, revision: str | None, device: torch.device, dtype: torch.dtype, decoder: str | None,
+    **more: Any,
+) -> torch.nn.Module:
+    """The same with the linear layers of the language model in NF4, double quantised (QLoRA, arXiv:2305.14314, section
+    3), and everything else, vision tower, connector and output layer, in `dtype`.
+
+    Args:
+        decoder: dotted name of the language model; None: of a causal language model, all but its output layer.
     Raises:
         FgvrError: as load_model does; or bitsandbytes did not quantise exactly those layers.
     """
     from transformers import AutoConfig, BitsAndBytesConfig
 
-    dtype = pick_dtype(device)
     with torch.device("meta"):
         plain = auto.from_config(from_pretrained(AutoConfig, name, revision))
+    decoder = decoder or plain.base_model_prefix
     linear = [path for path, layer in plain.named_modules() if isinstance(layer, torch.nn.Linear)]
     wanted = {path for path in linear if path.startswith(f"{decoder}.")}
     four_bits = BitsAndBytesConfig(
@@ -170,7 +193,8 @@ def load_nf4(auto: Any, name: str, revision: str | None, device: torch.device, d
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=sorted({*linear} - wanted),  # whole names: short ones are ignored in nested models
     )
-    model = load_model(auto, name, revision, device, quantization_config=four_bits, device_map={"": device})
+    more = {"quantization_config": four_bits, "device_map": {"": device}, **more}
+    model = load_model(auto, name, revision, device, dtype, **more)
     found = {path for path, layer in model.named_modules() if type(layer).__name__ == "Linear4bit"}
     others_as_they_are = all(
         parameter.dtype == dtype for path, parameter in model.named_parameters() if path.rpartition(".")[0] not in found
@@ -197,14 +221,23 @@ def through_nf4(decoder: torch.nn.Module) -> None:
             layer.weight.copy_(dequantize_4bit(packed, state).to(layer.weight))
 
 
-def about(name: str, revision: str | None, model: Any) -> dict[str, Any]:
+def about(name: str, revision: str | None, model: Any, quantise: str = "none") -> dict[str, Any]:
     """What a run record needs to name the model again: folder name and content hash, or hub id and commit."""
     found: dict[str, Any] = (
         dict(provenance.describe(name))
         if os.path.isdir(name)
-        else {"name": name, "revision": getattr(model.config, "_commit_hash", None) or revision}
+        else {"name": name, "revision": commit(name, revision)}
     )
-    return {**found, "dtype": str(model.dtype).removeprefix("torch.")}
+    quantised = {} if quantise == "none" else {"quantised": quantise}
+    return {**found, "dtype": str(model.dtype).removeprefix("torch."), **quantised}
+
+
+def commit(name: str, revision: str | None) -> str | None:
+    """The commit that a branch or tag of a hub id stands for in the cache, which a model was just loaded from."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else revision
 
 
 def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from fgvr.errors import FgvrError, RecordError, TryAgain, Unanswered, UsageError, reason
 from fgvr.models.base import Answerer, Ask, Said
 from fgvr.models.replay import Keys, key_of
-from fgvr.settings import Server
+from fgvr.models.settings import Server
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -91,6 +91,7 @@ class Vlm:
         trainable: bool = False,
         templated: bool = True,
         quantise: str = "none",
+        dtype: str = "auto",
     ) -> Vlm:
         """templated: insist on a chat template, but for PaliGemma, which has none."""
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -106,14 +107,11 @@ class Vlm:
             )
         if type(processor).__name__.startswith("Idefics2"):
             processor.image_processor.do_image_splitting = False  # off in Finedefics' training and evaluation
-        place, auto = loading.pick_device(device), AutoModelForImageTextToText
-        if quantise == "none":
-            model = loading.load_model(auto, name, revision, place)
-        else:
-            model = loading.load_nf4(auto, name, revision, place, PARTS[kind].decoder)
-        about = loading.about(name, revision, model)
-        if quantise != "none":
-            about["quantised"] = quantise
+        if quantise != "none" and kind not in PARTS:
+            raise FgvrError(f"model {name}: family {kind!r} cannot be quantised here; leave out --quantise")
+        decoder = PARTS[kind].decoder if kind in PARTS else None
+        model = loading.opened(AutoModelForImageTextToText, name, revision, device, dtype, quantise, decoder)
+        about = loading.about(name, revision, model, quantise)
         peft = loading.attach_adapter(model, adapter, trainable, about) if adapter is not None else None
         return cls(model, processor, about, peft)
 
