@@ -74,13 +74,10 @@ def evaluate(
         views: dict[int, list[_Asked]] = {}
         done: dict[int, Item] = {}
         for number, (record, image) in enumerate(zip(records, shown.opened(records), strict=True)):
-            try:
-                _check(record)
-                if isinstance(image, RecordError):
-                    raise image
+            if isinstance(image, RecordError):
+                done[number] = bad(record, image)
+            else:
                 images[number] = image
-            except RecordError as error:
-                done[number] = bad(record, error)
         known = asker.concepts([(records[number], image) for number, image in images.items()])
         for (number, image), record in zip(images.items(), known, strict=True):
             try:
@@ -99,7 +96,8 @@ _Asked = tuple[Record, Ask, str | None]  # with the question of a first turn, wh
 
 
 def _path(record: Record) -> str | None:
-    """The image of a record; None for a question without one, which says so: `modality` is "text"."""
+    """The image of a question that can be asked; None for one without, which says so: `modality` is "text"."""
+    _check(record)
     if record.get("modality") == "text":
         return None
     check(record, ("image",))
