@@ -66,18 +66,13 @@ def evaluate(
         workers: threads that decode images while the model works.
     """
     asker = _Asker(model, scoring, parser, max_new_tokens, normalise, categories, opening_tokens)
-
     shown = Shown(root, _path, workers)
 
     def work(records: list[Record]) -> list[Item]:
-        images: dict[int, Any] = {}
         views: dict[int, list[_Asked]] = {}
-        done: dict[int, Item] = {}
-        for number, (record, image) in enumerate(zip(records, shown.opened(records), strict=True)):
-            if isinstance(image, RecordError):
-                done[number] = bad(record, image)
-            else:
-                images[number] = image
+        opened: dict[int, Any] = dict(enumerate(shown.opened(records)))
+        done: dict[int, Item] = {n: bad(records[n], e) for n, e in opened.items() if isinstance(e, RecordError)}
+        images = {number: image for number, image in opened.items() if number not in done}
         known = asker.concepts([(records[number], image) for number, image in images.items()])
         for (number, image), record in zip(images.items(), known, strict=True):
             try:
