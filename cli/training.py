@@ -50,8 +50,7 @@ def run(
         raise UsageError("several processes cannot share stdin; name a FILE")
     vlm = _opened(model, adapter, device, settings)
     sight = Vision(vlm, image_root, settings.vision_cache)
-    loss = objective(vlm, sight)
-    recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
+    loss, recipe = objective(vlm, sight), Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
     if extra is not None:
         extra.to(vlm.device)
     if ranks.rank:
@@ -62,11 +61,11 @@ def run(
                 return
             read = _read(going, required, image_root)
             records = prepare(read)
-            more = {"ranks": ranks, "extra": extra, "grouping": grouping(records), "tell": boundary.say}
-            more |= {"reports": _reports(job, settings, going.resumed)}
+            more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
             tell((read, going.folder, going.resumed))
-        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
+        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, ranks=ranks, extra=extra,
+              tell=boundary.say, **more)  # fmt: skip
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
         if vlm.writer.cut:

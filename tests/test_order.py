@@ -68,10 +68,11 @@ def test_batches_stay_in_a_group_and_bring_pairs_together() -> None:
 
 def test_the_next_record_is_the_one_that_shares_most() -> None:
     shares = [{"a"}, {"bb"}, {"a", "bb", "c"}, {"ddd"}, {"ddd", "c"}]
-    grouping = Grouping([0] * 5, shares)
+    grouping = Grouping([0] * 5, range(5), shares)
     assert grouping.batches([0, 1, 2, 3, 4], 3) == [[0, 2, 1], [3, 4]]
     assert grouping.batches([4, 3, 2, 1, 0], 2) == [[4, 3], [2, 1], [0]]
-    assert Grouping([0, 1, 0, 1, 1], shares).batches([0, 1, 2, 3, 4], 2) == [[0, 2], [1, 3], [4]]
+    assert Grouping([0, 1, 0, 1, 1], range(5), shares).batches([0, 1, 2, 3, 4], 2) == [[0, 2], [1, 3], [4]]
+    assert Grouping([0] * 5, "ababa", shares).batches([0, 1, 2, 3, 4], 4) == [[0, 1, 2, 3], [4]], "kinds in turn"
 
 
 def test_a_category_of_two_groups_is_named() -> None:

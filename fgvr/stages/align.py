@@ -257,6 +257,7 @@ def grouping(records: Sequence[Record], groups: Iterable[Record], pairs: str) ->
             number[category] = n
     return Grouping(
         [number.get(record["category"], record["category"]) for record in records],
+        [record["category"] for record in records],
         [{one[field] for one in (r, *(r.get("negatives") or ())) for field in FIELDS[pairs]} for r in records],
     )
 

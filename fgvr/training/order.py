@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,29 +11,31 @@ import torch
 
 @dataclass(frozen=True)
 class Grouping:
-    """Batches of records that belong together, and among these of such as share texts: each different text of a batch
-    is encoded once.
+    """Batches of records that belong together, of all kinds alike, and of such as share texts: each different text of a
+    batch is encoded once.
 
     Args:
-        groups: the group of each record.
+        groups, kinds: the group of each record, and its category; rows of one category are not contrasted.
         texts: what is encoded for each record.
     """
 
     groups: Sequence[Hashable]
+    kinds: Sequence[Hashable]
     texts: Sequence[Collection[str]]
 
     def batches(self, order: Sequence[int], size: int) -> list[list[int]]:
         """Every record of `order` once, `size` a batch, less only in the last one.
 
-        Groups come as their first record does. A batch takes on the record of the group for which most letters of text
-        are in it already; of equals, and to begin with, the first in `order`. What is left of a group begins the next
-        one's batch. Cost: N times (records of a group + texts of a record times the records that share it).
+        Groups come as their first record does. A batch takes on a record of the kind that it has fewest of, of these
+        the one of whose texts it has most letters already, of equals the first in `order`. What is left of a group
+        begins the next one's batch. Cost: N times (records of a group + texts of a record times records that share it).
         """
         waiting: dict[Hashable, list[int]] = {}
         for record in order:
             waiting.setdefault(self.groups[record], []).append(record)
         made: list[list[int]] = [[]]
         there: set[str] = set()
+        count: Counter[Hashable] = Counter()
         for records in waiting.values():
             holders: dict[str, list[int]] = {}
             for record in records:
@@ -42,9 +45,10 @@ class Grouping:
             while shared:
                 if len(made[-1]) == size:
                     made.append([])
-                    there, shared = set(), dict.fromkeys(shared, 0)
-                record = max(shared, key=shared.__getitem__)
+                    there, count, shared = set(), Counter(), dict.fromkeys(shared, 0)
+                record = max(shared, key=lambda n: (-count[self.kinds[n]], shared[n]))
                 del shared[record]
+                count[self.kinds[record]] += 1
                 made[-1].append(record)
                 for text in self.texts[record]:
                     for other in holders[text] if text not in there else ():
