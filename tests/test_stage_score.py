@@ -461,11 +461,13 @@ def test_a_table_by_run_with_published_figures(tmp_path: Path) -> None:
         (["--by", "colour"], 1, "no 'colour'"),
         (["--columns", "mcq accuracy"], 2, "add --table"),
         (["--beside", "p.jsonl"], 2, "add --columns"),
+        (["--table", "--columns", "mcq accuracy", "--beside", "x.csv"], 1, "1 fields for 'p', 2 in the header"),
         (["--table", "--columns", "mcq acuracy"], 1, "there is no figure 'mcq acuracy'; there are mcq accuracy, "),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, argv: list[str], status: int, message: str) -> None:
     write_jsonl(tmp_path / "p.jsonl", [prediction(0, True)])
+    (tmp_path / "x.csv").write_text("run,published\np\n")
     ended = run([FRESH, "score", "p.jsonl", *argv], tmp_path)
     assert ended.status == status and message in ended.err and ended.err.count("\n") == 1
 

@@ -35,7 +35,7 @@ cell = RUN=$(GRID)/$1 TRAIN_SEED=$(lastword $(subst @, ,$1)) IMAGES=$(call quote
 LINKED  := $(addsuffix .jsonl,train test leaks attrs extracted triples mined test-mined questions-test)
 UNTUNED := predictions-before.jsonl probe-before.jsonl
 STAMPS  := $(addprefix .settings/,train test check discover-attrs extract-attrs summarise mine-negatives questions-test)
-# under -n nothing is linked; then the files are taken as they would be
+# under -n nothing is linked: what is not there is taken to be
 dry      = $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
 
 .PHONY: ablations ablations-data $(CELLS)
@@ -59,4 +59,4 @@ $(CELLS): ablations-data
 	@from=$$(cd $(RUN) && pwd); for file in $(LINKED) $(LINKED:%=%.run.json) $(STAMPS); do \
 	  ln -sf "$$from/$$file" $(GRID)/$@/$$file; done
 	$(MAKE) $(call cell,$@) $(addprefix $(GRID)/$@/,predictions.jsonl probe.jsonl) \
-	  $(if $(dry),$(addprefix -o $(GRID)/$@/,$(LINKED)))
+	  $(if $(dry),$(foreach file,$(LINKED:%=$(GRID)/$@/%),$(if $(wildcard $(file)),,-o $(file))))

@@ -152,14 +152,16 @@ def by_run(table: Table, wanted: Sequence[str], beside: str = "") -> Table:
     Args:
         beside: CSV with a header; its first column names runs, the others are added.
     Raises:
-        FgvrError: there is no such figure.
+        FgvrError: there is no such figure, or a line of the CSV is not as long as its header.
     """
     rows = {f"{row[0]} {row[1]}": row for row in table.rows}
     for name in wanted:
         if name not in rows:
             raise FgvrError(f"--columns: there is no figure {name!r}; there are {', '.join(rows)}")
-    head, *lines = [*csv.reader(io.StringIO(beside)), *([] if beside else [[""]])]
-    known = {line[0]: line[1:] for line in lines if line}
+    head, *lines = [line for line in csv.reader(io.StringIO(beside)) if line] or [[""]]
+    if uneven := [line for line in lines if len(line) != len(head)]:
+        raise FgvrError(f"--beside: {len(uneven[0])} fields for {uneven[0][0]!r}, {len(head)} in the header; correct it")
+    known = {line[0]: line[1:] for line in lines}
     body: list[list[Cell]] = []
     for place, run in enumerate(table.columns[2:-1], 2):
         body.append([run, *(rows[name][place] for name in wanted), *known.get(run, [""] * len(head[1:]))])
