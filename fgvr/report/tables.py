@@ -160,7 +160,7 @@ def by_run(table: Table, wanted: Sequence[str], beside: str = "") -> Table:
             raise FgvrError(f"--columns: there is no figure {name!r}; there are {', '.join(rows)}")
     head, *lines = [line for line in csv.reader(io.StringIO(beside)) if line] or [[""]]
     if uneven := [line for line in lines if len(line) != len(head)]:
-        raise FgvrError(f"--beside: {len(uneven[0])} fields for {uneven[0][0]!r}, {len(head)} in the header; correct it")
+        raise FgvrError(f"--beside: {len(uneven[0])} fields for {uneven[0][0]!r}, {len(head)} in the header")
     known = {line[0]: line[1:] for line in lines}
     body: list[list[Cell]] = []
     for place, run in enumerate(table.columns[2:-1], 2):
