@@ -14,7 +14,7 @@ import click
 import pytest
 
 from fgvr.datasets import DATASETS, open_dataset
-from tests.procs import FGVR
+from tests.procs import FGVR, read_jsonl
 
 TOP = Path(__file__).parent.parent
 STUB = """\
@@ -377,7 +377,7 @@ def test_a_killed_cell_goes_on(world: World) -> None:
 @pytest.mark.slow
 def test_ablations_of_a_tiny_world(tmp_path: Path) -> None:
     """The real commands: two cells of a few steps, and the table."""
-    words = [f"RUN={tmp_path}/run", "SEEDS=0 1", "VARIANTS=tune one-stage", "DATASET_OPTIONS=--train 2 --test 1",
+    words = [f"RUN={tmp_path}/run", "SEEDS=1", "VARIANTS=tune one-stage", "DATASET_OPTIONS=--train 2 --test 1",
              "ONE_STAGE_OPTIONS=--choice-reply text", "TUNE_OPTIONS=--batch-size 32",
              "ALIGN_OPTIONS=--batch-size 24 --warmup-steps 1", f"FGVR={shlex.join(FGVR)}"]  # fmt: skip
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
@@ -385,6 +385,8 @@ def test_ablations_of_a_tiny_world(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "run-ablations" / "table.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["run", "untuned", "tune", "one-stage"]
-    assert "±" in lines[2] and "76.13" in lines[2] and "[" in lines[1]
+    assert "76.13" in lines[2] and "[" in lines[1] and "[" not in lines[2], "intervals are of one run"
+    log = read_jsonl(tmp_path / "run-ablations" / "one-stage@1" / "align" / "log.jsonl")
+    assert [entry["answers"] > 0 for entry in log] == [True] * 3
     assert (tmp_path / "run-ablations" / "table.md").read_text().startswith("| run | mcq accuracy |")
     assert len(list((tmp_path / "run-ablations" / "vision").rglob("*.safetensors"))) == 60
