@@ -98,10 +98,16 @@ option = $(if $(2),$(1) $(call quote,$(2)))
 files  = $(wildcard $(addprefix $(1)/*.,safetensors json jinja txt model))
 # --resume, unless there is a partial result that is older than something it is made from: that belongs to another run,
 # --resume would refuse it, and without --resume the stage starts anew. (A whole result of an equal run is only touched.)
-resume = $(if $(shell find $^ -maxdepth 0 -newer $(1).partial 2>/dev/null),,--resume) -o $(1)
+resume = $(if $(shell find -H $^ -maxdepth 0 -newer $(1).partial 2>/dev/null),,--resume) -o $(1)
 
 CORES  = $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n : 8)))
 BIN   := $(VENV)/bin
+# What a cell of an experiment (examples/papers) says otherwise, in a RUN of its own: the seed of align, tune and what tune
+# learns; questions that align learns too; the adapters that tune starts from and that is tested, or none
+TRAIN_SEED      = $(SEED)
+ALIGN_QUESTIONS =
+ALIGNED         = $(RUN)/align
+TUNED           = $(RUN)/tune
 SETUP := $(if $(call equal,$(FGVR),$(BIN)/fgvr),$(VENV)/.installed)
 TOOLS := $(VENV)/.installed
 
@@ -110,6 +116,7 @@ TOOLS := $(VENV)/.installed
 
 how = $(call option,--device,$(DEVICE)) $(call option,--batch-size,$(BATCH))
 seed = $(call option,--seed,$(SEED))
+trained = $(call option,--seed,$(TRAIN_SEED))
 images = --image-root $(call quote,$(IMAGES))
 
 stage.train          = dataset $(TRAIN_COMMAND) --split $(call quote,$(TRAIN_SPLIT)) $(DATASET_OPTIONS)
@@ -121,13 +128,15 @@ stage.discover-attrs = discover-attrs --model $(LLM) --superclass $(call quote,$
 stage.extract-attrs  = extract-attrs --model $(VQA) $(EXTRACT_OPTIONS)
 stage.summarise      = summarise --model $(LLM) $(SUMMARISE_OPTIONS)
 stage.mine-negatives = mine-negatives --encoder $(ENCODER) $(call option,--per-anchor,$(NEGATIVES)) $(MINE_OPTIONS)
-stage.align          = align --model $(MODEL) $(seed) $(ALIGN_OPTIONS)
-stage.questions      = questions $(call option,--question,$(QUESTION)) $(seed) $(QUESTIONS_OPTIONS)
-stage.tune           = tune --model $(MODEL) $(seed) $(TUNE_OPTIONS)
+stage.align          = align --model $(MODEL) $(trained) $(ALIGN_OPTIONS)
+stage.questions      = questions $(call option,--question,$(QUESTION)) $(trained) $(QUESTIONS_OPTIONS)
+stage.questions-test = questions $(call option,--question,$(QUESTION)) $(seed) $(QUESTIONS_OPTIONS)
+stage.tune           = tune --model $(MODEL) $(trained) $(TUNE_OPTIONS)
 stage.eval           = eval --model $(MODEL) $(EVAL_OPTIONS)
 stage.probe          = probe --model $(MODEL) $(seed) $(PROBE_OPTIONS)
 stage.score          = score $(SCORE_OPTIONS)
-STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions tune eval probe score
+STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions questions-test tune \
+	eval probe score
 
 RUNNING := $(filter all report $(RUN)/%,$(or $(MAKECMDGOALS),all))
 ifneq ($(RUNNING),)
@@ -184,29 +193,30 @@ $(RUN)/mined.jsonl: $(RUN)/triples.jsonl $(call files,$(ENCODER)) $(RUN)/.settin
 $(RUN)/test-mined.jsonl: $(RUN)/test.jsonl $(RUN)/triples.jsonl $(call files,$(ENCODER)) $(RUN)/.settings/mine-negatives | $(SETUP)
 	$(FGVR) $(stage.mine-negatives) $(images) $(how) --from $(RUN)/triples.jsonl $(call resume,$@) $<
 
-$(RUN)/align: $(RUN)/mined.jsonl $(call files,$(MODEL)) $(RUN)/.settings/align | $(SETUP)
-	$(FGVR) $(stage.align) $(images) $(call option,--device,$(DEVICE)) $(call resume,$@) $<
+$(RUN)/align: $(RUN)/mined.jsonl $(ALIGN_QUESTIONS) $(call files,$(MODEL)) $(RUN)/.settings/align | $(SETUP)
+	$(FGVR) $(stage.align) $(call option,--questions,$(ALIGN_QUESTIONS)) $(images) $(call option,--device,$(DEVICE)) \
+	  $(call resume,$@) $<
 
 $(RUN)/questions.jsonl: $(RUN)/mined.jsonl $(RUN)/.settings/questions | $(SETUP)
 	$(FGVR) $(stage.questions) $(call resume,$@) $<
 
-$(RUN)/questions-test.jsonl: $(RUN)/test-mined.jsonl $(RUN)/.settings/questions | $(SETUP)
-	$(FGVR) $(stage.questions) $(call resume,$@) $<
+$(RUN)/questions-test.jsonl: $(RUN)/test-mined.jsonl $(RUN)/.settings/questions-test | $(SETUP)
+	$(FGVR) $(stage.questions-test) $(call resume,$@) $<
 
-$(RUN)/tune: $(RUN)/questions.jsonl $(RUN)/align $(call files,$(MODEL)) $(RUN)/.settings/tune | $(SETUP)
-	$(FGVR) $(stage.tune) --adapter $(RUN)/align $(images) $(call option,--device,$(DEVICE)) $(call resume,$@) $<
+$(RUN)/tune: $(RUN)/questions.jsonl $(ALIGNED) $(call files,$(MODEL)) $(RUN)/.settings/tune | $(SETUP)
+	$(FGVR) $(stage.tune) $(call option,--adapter,$(ALIGNED)) $(images) $(call option,--device,$(DEVICE)) $(call resume,$@) $<
 
 $(RUN)/predictions-before.jsonl: $(RUN)/questions-test.jsonl $(call files,$(MODEL)) $(RUN)/.settings/eval | $(SETUP)
 	$(FGVR) $(stage.eval) $(images) $(how) $(call resume,$@) $<
 
-$(RUN)/predictions.jsonl: $(RUN)/questions-test.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/eval | $(SETUP)
-	$(FGVR) $(stage.eval) --adapter $(RUN)/tune $(images) $(how) $(call resume,$@) $<
+$(RUN)/predictions.jsonl: $(RUN)/questions-test.jsonl $(TUNED) $(call files,$(MODEL)) $(RUN)/.settings/eval | $(SETUP)
+	$(FGVR) $(stage.eval) --adapter $(TUNED) $(images) $(how) $(call resume,$@) $<
 
 $(RUN)/probe-before.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
 	$(FGVR) $(stage.probe) --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
 
-$(RUN)/probe.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(RUN)/tune $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
-	$(FGVR) $(stage.probe) --adapter $(RUN)/tune --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
+$(RUN)/probe.jsonl: $(RUN)/test.jsonl $(RUN)/train.jsonl $(TUNED) $(call files,$(MODEL)) $(RUN)/.settings/probe | $(SETUP)
+	$(FGVR) $(stage.probe) --adapter $(TUNED) --train $(RUN)/train.jsonl $(images) $(how) $(call resume,$@) $<
 
 BEFORE := $(addprefix $(RUN)/,predictions-before.jsonl probe-before.jsonl) $(SCORED)
 AFTER  := $(addprefix $(RUN)/,predictions.jsonl probe.jsonl)

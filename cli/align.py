@@ -19,18 +19,13 @@ from fgvr.training.settings import Align
 @image_root
 @click.option("--aliases", type=InputFile(), metavar="FILE", help="Records {category, aliases: [name, …]}.")
 @click.option("--questions", type=InputFile(), metavar="FILE", help="One stage: also learn these, on the same images.")
+@click.option("--groups", type=InputFile(), metavar="FILE", help="Batches of one group each (mine-negatives --groups).")
 @device
 @settings(Align)
 def command(
-    job: Job,
-    model: str,
-    adapter: str | None,
-    image_root: str,
-    aliases: str | None,
-    questions: str | None,
-    device: str,
-    settings: Align,
-) -> None:
+    job: Job, model: str, adapter: str | None, image_root: str, aliases: str | None, questions: str | None,
+    groups: str | None, device: str, settings: Align,
+) -> None:  # fmt: skip
     """Stage I: align objects, descriptions and category names by contrast.
 
     Reads mined triples (mine-negatives) and trains LoRA adapters on connector and language model with the three
@@ -40,7 +35,8 @@ def command(
     checkpoint. torchrun spreads it over GPUs and nodes; docs/training.md has formulas, memory and ablations.
 
     --questions FILE makes both stages one (ablation 3c): to each step's loss the one of tune is added, on the questions
-    whose image is in the batch. Rows of one category (also by --aliases) are never each other's negatives.
+    whose image is in the batch. Rows of one category (also by --aliases) are never each other's negatives. --groups
+    fills a batch with categories that are easily confused, so that fewer different texts have to be encoded.
 
     \b
     Examples:
@@ -57,10 +53,11 @@ def command(
     others = job.load(aliases, required=("category",), stage="none") if aliases else []
     known = Aliases([record["category"], *record.get("aliases", [])] for record in others)
     asked = job.load(questions, required=("image", "kind", "question", "answer")) if questions else []
+    grouped = job.load(groups, required=("categories",), stage="mine-negatives --groups") if groups else []
     talks: dict[str, Any] = {}
 
     def prepare(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        talks.update(align.joined(asked, records, tune.talk))
+        talks.update(align.joined(asked, records, lambda question: tune.talk(question, settings.choice_reply)))
         return align.with_negatives(records, settings.negatives, settings.seed, known)
 
     temperature = Temperature(settings.temperature) if settings.learn_temperature else None
@@ -74,5 +71,6 @@ def command(
             answers=(lambda record: talks[record["image"]]) if questions else None,
         ),
         prepare=prepare,
+        grouping=lambda records: align.grouping(records, grouped, settings.pairs) if groups else None,
         extra=temperature,
     )  # fmt: skip

@@ -16,12 +16,13 @@ from fgvr.settings import Score
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
 @click.option("--reference", type=InputFile(), metavar="FILE", help="Concept records to compare concept records with.")
+@click.option("--beside", type=InputFile(), metavar="FILE", help="CSV by run, as further columns after --columns.")
 @click.option("--encoder", metavar="SPEC", help="Text encoder for semantic accuracy and for distinctiveness.")
 @device
 @settings(Score)
 def command(
     job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, reference: str | None,
-    encoder: str | None, device: str, settings: Score,
+    beside: str | None, encoder: str | None, device: str, settings: Score,
 ) -> None:  # fmt: skip
     """Turn predictions into metrics.
 
@@ -33,8 +34,9 @@ def command(
     right. Of concept records (concept-attrs), how they agree with --reference. Metrics records come through.
 
     --compare and --versus add other runs: each record then names its `run`, and where two runs answered the same
-    questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run. Buffers
-    some fifty bytes of a prediction.
+    questions their paired difference is added (bootstrap interval, McNemar's p). Files of one NAME are one run; with
+    --seeds runs NAME@1, NAME@2 are one as well: `value` is their mean, `sd` the standard deviation, `seeds` their
+    number. Buffers some fifty bytes of a prediction.
 
     \b
     Examples:
@@ -43,6 +45,7 @@ def command(
       fgvr score --parser strict bird-200--finedefics.json --versus bird-200--idefics2.json
     """
     from fgvr.analysis.formats import read
+    from fgvr.analysis.seeds import over_seeds
     from fgvr.analysis.writing import Writer
     from fgvr.errors import FgvrError, UsageError
     from fgvr.models import open_encoder
@@ -56,6 +59,9 @@ def command(
         raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
     job.settings["compare"] = [other for other, _ in others]
     told = concept_attributes(job.load(reference), reference) if reference is not None else None
+    if beside is not None and settings.columns is None:
+        raise UsageError("--beside stands beside --columns; add --columns")
+    others_say = job.text(beside) if beside is not None else ""
     runs = load(job, others, settings)
     clip = open_encoder(encoder, device=device) if encoder else None
     with job.run(recompute=True, models=[clip.about] if clip else []) as run:
@@ -69,4 +75,4 @@ def command(
         figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip, told))
         if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
-        write(run, writer, own, figures, settings)
+        write(run, writer, own, over_seeds(figures) if settings.seeds else figures, settings, others_say)

@@ -11,7 +11,7 @@ from fgvr.cli.options import InputFile
 from fgvr.job import Job
 from fgvr.records import Record
 from fgvr.run import Run
-from fgvr.settings import Score
+from fgvr.settings import Score, listed
 
 if TYPE_CHECKING:
     from fgvr.analysis.writing import Writer
@@ -60,15 +60,26 @@ def load(job: Job, others: list[tuple[str, str]], settings: Score) -> dict[str, 
     return runs
 
 
-def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score) -> None:
+def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score, beside: str) -> None:
     """Write the figures as records, as a table, or in another tool's form."""
-    from fgvr.analysis.table import table
-
     if writer.form != "fgvr":
         writer.end(name, figures)
         if writer.left_out:
             run.job.say(f"{writer.left_out} predictions left out: {writer.form} holds choices only")
     elif settings.table:
-        writer.write("".join(f"{line}\n" for line in table(figures)).encode())
+        writer.write(shown(figures, settings, beside, str(run.job.output).endswith(".md")).encode())
     else:
         run.write(figures)
+
+
+def shown(figures: list[Record], settings: Score, beside: str, in_markdown: bool) -> str:
+    """The figures as a table for people."""
+    from fgvr.analysis.table import table
+    from fgvr.report import tables
+
+    if settings.columns is None and not in_markdown:
+        return "".join(f"{line}\n" for line in table(figures))
+    made = tables.figures("figures", "", figures)
+    if settings.columns is not None:
+        made = tables.by_run(made, listed(settings.columns), beside)
+    return tables.markdown(made) if in_markdown else tables.plain(made)

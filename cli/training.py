@@ -18,6 +18,7 @@ from fgvr.training.settings import Training
 if TYPE_CHECKING:
     from fgvr.models.vlm import Vlm
     from fgvr.run import Run
+    from fgvr.training.order import Grouping
     from fgvr.training.ranks import Ranks
     from fgvr.training.trainer import Recipe
     from fgvr.training.vision import Vision
@@ -30,12 +31,14 @@ def run(
     required: Sequence[str],
     objective: Callable[[Vlm, Vision], Any],
     prepare: Callable[[Records], Records] = list,
+    grouping: Callable[[Records], Grouping | None] = lambda records: None,
     extra: Any = None,
 ) -> None:  # fmt: skip
     """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
 
     Args:
-        prepare: changes the records before training.
+        prepare: changes the records before training, in each process.
+        grouping: says which of the changed ones go together.
         extra: a module that is learnt beside the model.
     """
     from fgvr.training.ranks import leave, start
@@ -46,21 +49,23 @@ def run(
     if ranks.world > 1 and job.source == "-":
         raise UsageError("several processes cannot share stdin; name a FILE")
     vlm = _opened(model, adapter, device, settings)
-    loss = objective(vlm, Vision(vlm, image_root, settings.vision_cache))
-    recipe = Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
+    sight = Vision(vlm, image_root, settings.vision_cache)
+    loss, recipe = objective(vlm, sight), Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
     if extra is not None:
         extra.to(vlm.device)
     if ranks.rank:
-        return _follow(ranks, vlm, loss, recipe, extra)
+        return _follow(ranks, vlm, loss, recipe, extra, prepare, grouping)
     with job.run(models=[vlm.about]) as going:
         with _telling(ranks) as tell:
             if going.complete:
                 return
-            records = prepare(_read(going, required, image_root))
-            reports = _reports(job, settings, going.resumed)
-            tell((records, going.folder, going.resumed))
-        more = {"ranks": ranks, "extra": extra, "reports": reports, "tell": boundary.say}
-        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
+            read = _read(going, required, image_root)
+            records = prepare(read)
+            more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
+            more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
+            tell((read, going.folder, going.resumed))
+        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, ranks=ranks, extra=extra,
+              tell=boundary.say, **more)  # fmt: skip
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
         if vlm.writer.cut:
@@ -76,14 +81,19 @@ def there(model: str) -> None:
     split_spec(model, {"hf": ""}, "hf")
 
 
-def _follow(ranks: Ranks, vlm: Vlm, loss: Any, recipe: Recipe, extra: Any) -> None:
+def _follow(
+    ranks: Ranks, vlm: Vlm, loss: Any, recipe: Recipe, extra: Any, prepare: Callable[[Records], Records],
+    grouping: Callable[[Records], Grouping | None],
+) -> None:  # fmt: skip
     """Train as one of the other processes, on what the first one read."""
     from fgvr.training.ranks import leave
     from fgvr.training.trainer import train
 
     if (told := ranks.share(None)) is not None:
-        records, folder, resumed = told
-        train(vlm, records, loss, recipe, folder, lambda *_: None, resumed, ranks=ranks, extra=extra)
+        read, folder, resumed = told
+        records = prepare(read)
+        more = {"ranks": ranks, "extra": extra, "grouping": grouping(records)}
+        train(vlm, records, loss, recipe, folder, lambda *_: None, resumed, **more)
     leave()
 
 

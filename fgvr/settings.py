@@ -295,7 +295,9 @@ class Score:
     by: str | None = option(None, "The share of right answers also by this field, such as category or superclass.")
     confused: int = option(0, "Also the most confused pairs of names, so many.")
     confusion: bool = option(False, "Also the confusion matrix, a record a cell.")
-    table: bool = option(False, "Write a table for people, not records.")
+    table: bool = option(False, "Write a table for people, not records; to -o FILE.md in Markdown.")
+    columns: str | None = option(None, "The table has a row a run, and these figures: KIND METRIC, with commas.")
+    seeds: bool = option(False, "Runs called NAME@SEED are one: mean and standard deviation.")
     write_format: str = option(
         "fgvr",
         "Write the run for another tool: its predictions or its metrics.",
@@ -306,6 +308,8 @@ class Score:
         between("confused", self.confused, 0)
         if self.table and self.write_format != "fgvr":
             raise ValueError(f"--table and --write-format {self.write_format} exclude each other")
+        if self.columns is not None and not (self.table and listed(self.columns)):
+            raise ValueError("--columns names figures of a --table; add --table")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import click
 import pytest
 
 from fgvr.datasets import DATASETS, open_dataset
+from tests.procs import FGVR, read_jsonl
 
 TOP = Path(__file__).parent.parent
 STUB = """\
@@ -55,6 +56,7 @@ class World:
         for fragment in (TOP / "examples").glob("*.mk"):
             (root / "examples").mkdir(exist_ok=True)
             shutil.copy(fragment, root / "examples")
+        shutil.copytree(TOP / "examples" / "papers", root / "examples" / "papers")
         for model in ("vlm", "clip"):
             (root / "examples" / "toy" / model).mkdir(parents=True)
             (root / "examples" / "toy" / model / "model.safetensors").touch()
@@ -271,6 +273,8 @@ def test_help_names_every_target_and_variable(world: World) -> None:
     text = world.make("help").stdout
     makefile = (TOP / "Makefile").read_text() + (TOP / "examples/toy.mk").read_text()
     targets = set(re.findall(r"^\.PHONY: (.*)", makefile, re.M)[0].split()) - {"FORCE"}
+    papers = "".join(path.read_text() for path in sorted((TOP / "examples/papers").glob("*.mk")))
+    makefile, targets = makefile + papers, targets | set(re.findall(r"^## .*\n([a-z0-9-]+):", papers, re.M))
     variables = set(re.findall(r"^([A-Z_]+) *\?=", makefile, re.M))
     shown = set(re.findall(r"^  (\S+) ", text, re.M))
     assert shown == targets | variables
@@ -314,3 +318,75 @@ def test_every_command_and_option_of_the_chain_exists(world: World, words: tuple
             group = group.get_command(click.Context(group), command.pop(0)) or pytest.fail(f"no such: {command}")
         known = {name for param in group.params for name in (*param.opts, *param.secondary_opts)}
         assert {word for word in command if word.startswith("-")} <= known, command
+
+
+# --- experiments ---
+
+ABLATIONS = ("ablations", "SEEDS=0 1", "VARIANTS=tune align one-stage")
+CELL = {"tune": ["eval", "probe", "questions", "tune"], "align": ["align", "eval", "probe", "questions", "tune"],
+        "one-stage": ["align", "eval", "probe", "questions"]}  # fmt: skip
+
+
+def test_ablations_share_the_data_and_run_each_cell_once(world: World) -> None:
+    world.make(*ABLATIONS)
+    calls = world.calls()
+    ordinary = [call.split()[0] for call in calls if "toy-ablations" not in call]
+    assert sorted(ordinary) == sorted(["dataset"] * 3 + ALL[4:9] + ["questions", "eval", "probe"])
+    calls = [call for call in calls if not call.startswith("score")]
+    for variant, stages in CELL.items():
+        for seed in "01":
+            own = [call for call in calls if f"toy-ablations/{variant}@{seed}/" in call]
+            assert sorted(call.split()[0] for call in own) == stages
+            for call in own:
+                assert f"--seed {seed}" in call or call.startswith(("eval", "probe"))
+                assert "--vision-cache runs/toy-ablations/vision " in call or not call.startswith(("align", "tune"))
+            adapter = f"--adapter runs/toy-ablations/{variant}@{seed}/"
+            assert all((adapter in call) == (variant == "align") for call in own if call.startswith("tune"))
+            last = "align" if variant == "one-stage" else "tune"
+            assert all(f"{adapter}{last} " in call for call in own if call.startswith(("eval", "probe")))
+            asked = [f"--questions runs/toy-ablations/{variant}@{seed}/questions.jsonl" in call
+                     for call in own if call.startswith("align")]  # fmt: skip
+            assert asked == [variant == "one-stage"] * ("align" in stages)
+    world.make(*ABLATIONS)
+    assert {call.split()[0] for call in world.calls()} == {"score"}
+    world.make(*ABLATIONS, "SEEDS=0", "MINE_OPTIONS=--margin 0.1")
+    again = [call.split()[0] for call in world.calls()]
+    assert again.count("mine-negatives") == 2 and again.count("align") == 2 and again.count("tune") == 2
+    assert "dataset" not in again
+
+
+def test_looking_at_ablations_makes_nothing_and_shows_the_cells_alone(world: World) -> None:
+    shown = [line.split()[1] for line in world.make("-n", *ABLATIONS).stdout.splitlines() if line.startswith("./stub ")]
+    assert [shown.count(name) for name in ("dataset", "mine-negatives", "align", "tune")] == [3, 2, 4, 4]
+    assert not (world.root / "runs").exists()
+    assert "unknown variant 'nope'; there are: align " in world.make("ablations", "VARIANTS=nope", status=2).stderr
+
+
+def test_a_killed_cell_goes_on(world: World) -> None:
+    def resumed(*words: str, **more: object) -> list[bool]:
+        world.make(*ABLATIONS, *words, **more)
+        return [" --resume " in call for call in world.calls() if call.startswith("align")]
+
+    assert resumed(status=2, STOP="align") == [True]
+    assert resumed() == [True] * 4
+    resumed("ALIGN_OPTIONS=--epochs 9", status=2, STOP="align")
+    changed = resumed("ALIGN_OPTIONS=--epochs 9", "MINE_OPTIONS=--margin 0.1", status=2, STOP="align")
+    assert changed == [False], "the linked file is another one"
+
+
+@pytest.mark.slow
+def test_ablations_of_a_tiny_world(tmp_path: Path) -> None:
+    """The real commands: two cells of a few steps, and the table."""
+    words = [f"RUN={tmp_path}/run", "SEEDS=1", "VARIANTS=tune one-stage", "DATASET_OPTIONS=--train 2 --test 1",
+             "ONE_STAGE_OPTIONS=--choice-reply text", "TUNE_OPTIONS=--batch-size 32",
+             "ALIGN_OPTIONS=--batch-size 24 --warmup-steps 1", f"FGVR={shlex.join(FGVR)}"]  # fmt: skip
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", "ablations", *words], cwd=TOP, env=clean, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run-ablations" / "table.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "untuned", "tune", "one-stage"]
+    assert "76.13" in lines[2] and "[" in lines[1] and "[" not in lines[2], "intervals are of one run"
+    log = read_jsonl(tmp_path / "run-ablations" / "one-stage@1" / "align" / "log.jsonl")
+    assert [entry["answers"] > 0 for entry in log] == [True] * 3
+    assert (tmp_path / "run-ablations" / "table.md").read_text().startswith("| run | mcq accuracy |")
+    assert len(list((tmp_path / "run-ablations" / "vision").rglob("*.safetensors"))) == 60

@@ -11,6 +11,7 @@ import pytest
 
 from fgvr import metrics
 from fgvr.analysis.formats import read
+from fgvr.analysis.seeds import over_seeds
 from fgvr.analysis.statements import tells
 from fgvr.analysis.table import table
 from fgvr.errors import FgvrError, RecordError
@@ -165,6 +166,26 @@ def test_table() -> None:
     assert len({len(line) for line in lines}) == 1
     single = table([{"kind": "probe", "metric": "distance", "value": 1.5, "low": None, "high": None, "n": 3}])
     assert [line.split() for line in single] == [["value", "n"], ["probe", "distance", "1.500", "3"]]
+
+
+def test_runs_of_several_seeds_are_one() -> None:
+    def metric(run: str, value: float | None, n: int = 4, **more: object) -> dict:
+        return {"run": run, "kind": "mcq", "metric": "accuracy", "value": value, "low": 0, "high": 1, "n": n, **more}
+
+    untuned = metric("untuned", 0.25)
+    rows = [untuned, metric("a@0", 0.5), metric("a@7", 0.75), metric("a@2", 1.0), metric("b@0", 0.5)]
+    rows += [metric("a@0", 0.5, 3, position="A"), metric("a@7", None, 2, position="A")]
+    rows += [{**metric("b@0", 0.1), "against": "untuned"}, {**metric("c", 0.1), "against": "a@0"}]
+    kept, *found = over_seeds(rows)
+    assert kept == untuned
+    one = {"low": None, "high": None, "n": 4, "kind": "mcq", "metric": "accuracy"}
+    assert found[:2] == [
+        {**one, "run": "a", "value": 0.75, "sd": 0.25, "seeds": 3},
+        {**one, "run": "b", "value": 0.5, "sd": None, "seeds": 1},
+    ]
+    assert found[2:] == [{**one, "run": "a", "position": "A", "value": 0.5, "n": None, "sd": None, "seeds": 1}]
+    assert [line.split() for line in table([kept, *found])][1] == (
+        ["mcq", "accuracy", "0.250", "[0.000,", "1.000]", "0.750", "±", "0.250", "0.500", "4"])  # fmt: skip
 
 
 # --- each figure ------------------------------------------------------------------------------------------------------
@@ -411,16 +432,42 @@ def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:
     assert ended[0] == ended[1] and ended[0].status == 0 and b'"NMI"' in ended[0].out
 
 
+def test_a_table_by_run_with_published_figures(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_jsonl(tmp_path / f"{seed}.jsonl", [prediction(n, n % 2 <= seed) for n in range(10)])
+    write_jsonl(tmp_path / "old.jsonl", [prediction(n, n < 2) for n in range(10)])
+    (tmp_path / "paper.csv").write_text("run,published (%),where\nnew,72.7,Table 3b\n")
+    argv = ["score", "--seeds", "--table", "--columns", "mcq accuracy,mcq failure rate", "--beside", "paper.csv",
+            "--compare", "old=old.jsonl", "--compare", "new@0=0.jsonl", "--name", "new@1", "1.jsonl"]  # fmt: skip
+    shown = run([FRESH, *argv], tmp_path).out.decode().splitlines()
+    assert [line.split("  ")[0] for line in shown] == ["run", "old", "new"]
+    assert shown[1].split() == ["old", "0.200", "[0.057,", "0.510]", "0.000", "[0.000,", "0.278]"]
+    assert shown[2].split() == ["new", "0.750", "±", "0.354", "0.000", "±", "0.000", "72.7", "Table", "3b"]
+    assert run([FRESH, *argv, "-o", "table.md"], tmp_path).status == 0
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| run | mcq accuracy | mcq failure rate | published (%) | where |"
+    assert lines[1:] == ["| --- | ---: | ---: | --- | --- |",
+                         "| old | 0.200 [0.057, 0.510] | 0.000 [0.000, 0.278] |  |  |",
+                         "| new | 0.750 ± 0.354 | 0.000 ± 0.000 | 72.7 | Table 3b |"]  # fmt: skip
+    assert run([FRESH, "score", "--table", "-o", "all.md", "1.jsonl"], tmp_path).status == 0
+    assert "| mcq | accuracy | 1.000 [0.722, 1.000] | 10 |" in (tmp_path / "all.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
         (["--write-format", "foci", "--table"], 2, "exclude each other"),
         (["--write-format", "foci", "--versus", "p.jsonl"], 2, "holds one run"),
         (["--by", "colour"], 1, "no 'colour'"),
+        (["--columns", "mcq accuracy"], 2, "add --table"),
+        (["--beside", "p.jsonl"], 2, "add --columns"),
+        (["--table", "--columns", "mcq accuracy", "--beside", "x.csv"], 1, "1 fields for 'p', 2 in the header"),
+        (["--table", "--columns", "mcq acuracy"], 1, "there is no figure 'mcq acuracy'; there are mcq accuracy, "),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, argv: list[str], status: int, message: str) -> None:
     write_jsonl(tmp_path / "p.jsonl", [prediction(0, True)])
+    (tmp_path / "x.csv").write_text("run,published\np\n")
     ended = run([FRESH, "score", "p.jsonl", *argv], tmp_path)
     assert ended.status == status and message in ended.err and ended.err.count("\n") == 1
 

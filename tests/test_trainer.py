@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,6 @@ import pytest
 import torch
 
 from fgvr import losses, signals
-from fgvr.datasets import toy
-from fgvr.datasets.settings import Toy
 from fgvr.errors import FgvrError, Stopped, UsageError
 from fgvr.models.vlm import Vlm, open_vlm
 from fgvr.names import Aliases
@@ -31,7 +30,7 @@ from fgvr.training.ranks import Ranks
 from fgvr.training.reports import Reports
 from fgvr.training.trainer import Recipe, train
 from fgvr.training.vision import Vision
-from tests import families, procs
+from tests import families, procs, triples
 
 RECIPE = Recipe(
     batch_size=6, epochs=2, lr=0.01, warmup_steps=1, weight_decay=0.01, max_grad_norm=1.0, save_steps=2, seed=0
@@ -42,15 +41,7 @@ RECIPE = Recipe(
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict], Path]:
     """A folder with images and a tiny model, and mined triples of six species."""
     root = tmp_path_factory.mktemp("world")
-    records = list(toy.records(root / "images", "train", Toy(species=6, train=3)))
-    for record in records:
-        record["description"] = toy.caption(record["attributes_true"])
-    mined = []
-    for number, record in enumerate(records):
-        others = [r for r in records if r["category"] != record["category"]][number % 4 :: 4][:3]
-        negatives = [{k: r[k] for k in ("id", "category", "description")} for r in others]
-        mined.append({**record, "negatives": negatives[: 1 + number % 3]})
-    return root, mined, families.build("idefics2", root / "model")
+    return root, triples.drawn(root), families.build("idefics2", root / "model")
 
 
 def opened(world: tuple[Path, list[dict], Path], dropout: float = 0.0) -> Vlm:
@@ -121,10 +112,10 @@ def test_each_text_of_a_batch_is_encoded_once(vlm: Vlm, world: Any, monkeypatch:
     seen: list[str] = []
     pool = vlm.pool_texts
     monkeypatch.setattr(vlm, "pool_texts", lambda texts, kind: seen.extend(texts) or pool(texts, kind))
-    list(aligning(vlm, world)(world[1][:7], now()))
+    told, _ = gradient(vlm, aligning(vlm, world), world[1][:7], now())
     records = world[1][:7]
     every = [*records, *(n for r in records for n in r["negatives"])]
-    assert len(seen) == len(set(seen))
+    assert len(seen) == len(set(seen)) == told["texts"]
     assert set(seen) - {""} == {one[k] for one in every for k in ("category", "description")}
 
 
@@ -262,6 +253,23 @@ def test_vision_cache_keeps_the_towers_dtype_and_needs_it_frozen(vlm: Vlm, world
         Vision(vlm, world[0] / "images", tmp_path / "kept")
 
 
+def test_images_decoded_ahead_change_nothing(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all batches but the first are decoded in threads, each once a batch."""
+    where: list[str] = []
+    opens, thread = vision.open_image, threading.current_thread
+    monkeypatch.setattr(vision, "open_image", lambda *told: where.append(thread().name) or opens(*told))
+    plain = trained(world, tmp_path / "plain")
+    count = len(where)
+    assert set(where) == {"MainThread"} and count == 26, "13 images in each of two epochs"
+    vlm = opened(world, 0.2)
+    sight = Vision(vlm, world[0] / "images")
+    train(vlm, world[1][:13], aligning(vlm, world, vision=sight), RECIPE, tmp_path, lambda *_: None, False,
+          ahead=sight.ahead)  # fmt: skip
+    assert procs.read_jsonl(tmp_path / "log.jsonl") == plain
+    later = where[count:]
+    assert len(later) == 26 and later.count("MainThread") == 12, "the first 6 of each epoch"
+
+
 # --- the loop ---
 
 
@@ -322,9 +330,16 @@ def test_a_number_that_is_none_stops_before_the_weights(where: str, world: Any, 
     assert all(p.isfinite().all() for p in vlm.model.parameters())
 
 
+def groups(world: Any) -> Any:
+    """Two, of three species each."""
+    names = sorted({record["category"] for record in world[1]})
+    return align.grouping(world[1][:13], [{"categories": names[n::2]} for n in range(2)], "attribute")
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(world: Any, tmp_path: Path) -> None:
+    """With batches of groups."""
     extra = losses.Temperature(0.2)
-    whole = trained(world, tmp_path / "whole", extra=extra)
+    whole = trained(world, tmp_path / "whole", extra=extra, grouping=groups(world))
     assert len({entry["temperature"] for entry in whole}) > 1
     kept = sorted((tmp_path / "whole" / "checkpoints").iterdir())
     assert [p.name for p in kept] == ["checkpoint-4", "checkpoint-6"], "old ones are pruned"
@@ -332,7 +347,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(world: Any,
     shutil.copytree(tmp_path / "whole", out)
     file = out / "checkpoints" / "checkpoint-6" / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
-    again = trained(world, out, resumed=True, extra=losses.Temperature(0.2))
+    again = trained(world, out, resumed=True, extra=losses.Temperature(0.2), grouping=groups(world))
     assert again == whole
     for name in ("adapter_model.safetensors", "log.jsonl", "checkpoints/checkpoint-6/extra.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -421,7 +436,8 @@ def _train_here(world: Any, folder: Path, scarce: bool) -> None:
                 raise torch.OutOfMemoryError
 
     recipe = dataclasses.replace(RECIPE, micro_batch=6 if scarce else 2)
-    train(vlm, world[1][:13], loss, recipe, folder, lambda *_: None, False, ranks=joined, extra=extra, tell=said.append)
+    train(vlm, world[1][:13], loss, recipe, folder, lambda *_: None, False, ranks=joined, extra=extra, tell=said.append,
+          grouping=groups(world))  # fmt: skip
     assert len(said) == (2 if scarce and joined.rank == 0 else 0)
     if joined.rank == 0:
         trainer.save_adapter(vlm, folder, {})
@@ -434,7 +450,8 @@ def test_two_processes_learn_what_one_learns(scarce: bool, world: Any, tmp_path:
     """Also when one of them runs out of memory in the first step."""
     from safetensors.torch import load_file
 
-    one = trained(world, tmp_path / "one", dataclasses.replace(RECIPE, micro_batch=2), extra=losses.Temperature(0.2))
+    one = trained(world, tmp_path / "one", dataclasses.replace(RECIPE, micro_batch=2), extra=losses.Temperature(0.2),
+                  grouping=groups(world))  # fmt: skip
     (tmp_path / "two").mkdir()
     assert together(_train_here, world, tmp_path / "two", scarce) == [0, 0]
     two = procs.read_jsonl(tmp_path / "two" / "log.jsonl")
@@ -500,13 +517,20 @@ def _command(argv: list[str], folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_runs_as_two_processes(world: Any, tmp_path: Path) -> None:
-    """Only the first writes; a second run of them is told that all is there."""
+    """Only the first writes; a second run of them is told that all is there. One stage, batches of groups."""
     root, mined, model = world
     source = procs.write_jsonl(tmp_path / "mined.jsonl", mined[:8])
-    argv = f"align --model {model} --image-root {root}/images --batch-size 4 --warmup-steps 1 -o out {source}".split()
+    asked = {"kind": "open", "question": "Which?"}
+    questions = [{"id": r["id"], "image": r["image"], "answer": r["category"], **asked} for r in mined[:8]]
+    procs.write_jsonl(tmp_path / "questions.jsonl", questions)
+    procs.write_jsonl(tmp_path / "groups.jsonl", [{"group": 0, "categories": sorted({r["category"] for r in mined})}])
+    argv = (f"align --model {model} --image-root {root}/images --batch-size 4 --warmup-steps 1 -o out "
+            f"--questions {tmp_path}/questions.jsonl --groups {tmp_path}/groups.jsonl {source}").split()  # fmt: skip
     assert together(_command, argv, tmp_path) == [0, 0]
     there = {p.name for p in tmp_path.iterdir()}
-    assert there == {"mined.jsonl", "out", "out.run.json", "out.logs"}
+    assert there == {"mined.jsonl", "questions.jsonl", "groups.jsonl", "out", "out.run.json", "out.logs"}
+    log = procs.read_jsonl(tmp_path / "out" / "log.jsonl")
+    assert all(entry["answers"] > 0 and 8 < entry["texts"] < 4 * 8 for entry in log)
     done = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
     assert together(_command, [*argv, "--resume"], tmp_path) == [0, 0]
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == done

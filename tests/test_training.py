@@ -13,35 +13,19 @@ import torch
 from torch.nn import functional as F
 
 from fgvr import losses
-from fgvr.datasets import toy
-from fgvr.datasets.settings import Toy
 from fgvr.errors import RecordError
 from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, targets
 from fgvr.training.conversations import Talk, distinct, reply_loss
-from tests import procs
+from tests import procs, triples
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     """A folder with images, and mined triples of six species."""
     root = tmp_path_factory.mktemp("world")
-    records = list(toy.records(root / "images", "train", Toy(species=6, train=3)))
-    for record in records:
-        record["description"] = toy.caption(record["attributes_true"])
-    mined = []
-    for number, record in enumerate(records):
-        others = [r for r in records if r["category"] != record["category"]][number % 4 :: 4][:3]
-        mined.append(
-            {
-                **record,
-                "negatives": [
-                    {k: r[k] for k in ("id", "category", "description")} | {"similarity": 0.5} for r in others
-                ],
-            }
-        )
-    mined[0]["negatives"] = mined[0]["negatives"][:1]
+    mined = triples.drawn(root)
     procs.write_jsonl(root / "mined.jsonl", mined)
     return root, mined
 

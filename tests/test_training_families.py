@@ -19,7 +19,7 @@ from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, checkpoint_layers, go_on_training, roots, trained
 from fgvr.training.conversations import Talk, reply_loss, token_loss
-from tests import families
+from tests import families, triples
 from tests.test_families import images
 
 TALKS = [
@@ -60,10 +60,7 @@ def world(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
                   "superclass": "bird"}  # fmt: skip
         question = {"kind": "open", "question": "Which bird is this?", "answer": name}
         records.append({**triple, **question, "id": str(number)})
-    keys = ("id", "category", "description")
-    for number, record in enumerate(records):
-        record["negatives"] = [{key: records[number - 1][key] for key in keys}]
-    return tmp_path, records
+    return tmp_path, triples.mined(records, 1)
 
 
 def own_loss(vlm: Vlm, talk: Talk, image: Any) -> tuple[float, int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fgvr.records import Record
 
-PLAIN = {"id", "run", "against", "kind", "metric", "value", "low", "high", "n", "p", "k", "settings"}
+PLAIN = {"id", "run", "against", "kind", "metric", "value", "low", "high", "n", "p", "k", "settings", "sd", "seeds"}
 DIFFERENCE = " difference"  # "accuracy difference" stands in the row of "accuracy"
 
 
@@ -27,7 +27,7 @@ def table(records: Sequence[Record]) -> list[str]:
         [*row, *(cells.get(column, "") for column in columns), "/".join(dict.fromkeys(counts.get(row, [])))]
         for row, cells in rows.items()
     ]
-    return _aligned([head, *body])
+    return aligned([head, *body])
 
 
 def _row(record: Record) -> tuple[str, str]:
@@ -49,10 +49,12 @@ def _cell(record: Record) -> str:
     text = f"{record['value']:{sign}.3f}"
     if record.get("low") is not None and record.get("high") is not None:
         text += f" [{record['low']:{sign}.3f}, {record['high']:{sign}.3f}]"
+    if record.get("sd") is not None:
+        text += f" ± {record['sd']:.3f}"
     return f"{text} p {record['p']:.2g}" if record.get("p") is not None else text
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell, the last one to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]

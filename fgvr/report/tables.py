@@ -9,29 +9,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fgvr.analysis.table import DIFFERENCE, PLAIN
+from fgvr.analysis.table import DIFFERENCE, PLAIN, aligned
 from fgvr.errors import FgvrError, reason
 from fgvr.records import Record
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval, if it has one; `signed`: a difference, with McNemar's p."""
+    """A value with its 95 % interval or its standard deviation over seeds; `signed`: a difference, with McNemar's p."""
 
     value: float
     low: float | None = None
     high: float | None = None
     p: float | None = None
     signed: bool = False
+    sd: float | None = None
 
     @classmethod
     def of(cls, record: Record) -> Figure:
         """Of a metrics record."""
-        return cls(record["value"], record.get("low"), record.get("high"), record.get("p"), "against" in record)
+        between = record.get("low"), record.get("high"), record.get("p")
+        return cls(record["value"], *between, "against" in record, record.get("sd"))
 
     @property
     def span(self) -> str:
-        """ "[0.1, 0.2]", or nothing."""
+        """ "[0.1, 0.2]", "± 0.1", or nothing."""
+        if self.sd is not None:
+            return f"± {self.sd:.3f}"
         return "" if self.low is None or self.high is None else f"[{self._text(self.low)}, {self._text(self.high)}]"
 
     @property
@@ -77,12 +81,19 @@ def markdown(table: Table) -> str:
     marks = ["---:" if numeric else "---" for numeric in table.numeric]
     lines = [table.columns, marks, *([_plain(cell).replace("|", "\\|") for cell in row] for row in table.rows)]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"**{table.caption}**\n\n{body}\n"
+    return f"**{table.caption}**\n\n{body}\n" if table.caption else f"{body}\n"
+
+
+def plain(table: Table) -> str:
+    """For a terminal: columns padded to their widest cell."""
+    lines = aligned([table.columns, *([_plain(cell) for cell in row] for row in table.rows)])
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def comma_separated(table: Table) -> str:
-    """CSV with a header; a figure with an interval takes three columns: X, X low, X high; with p also X p."""
-    parts = [[part for part in ("low", "high", "p") if _any(table, i, part)] for i in range(len(table.columns))]
+    """CSV with a header; a figure with an interval takes three columns: X, X low, X high; with p also X p, over seeds
+    X sd."""
+    parts = [[part for part in ("low", "high", "p", "sd") if _any(table, i, part)] for i in range(len(table.columns))]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([n for i, name in enumerate(table.columns) for n in (name, *(f"{name} {p}" for p in parts[i]))])
@@ -115,7 +126,7 @@ def save(tables: Sequence[Table], folder: Path) -> None:
 
 def figures(key: str, caption: str, records: Sequence[Record], note: str = "", only: str = "value") -> Table:
     """Metrics records: a row a metric, a column a run or a difference of runs, and n. only: a single run's name."""
-    rows: dict[tuple[str, str], dict[str, Figure]] = {}
+    rows: dict[tuple[str, str], dict[str, Cell]] = {}
     counts: dict[tuple[str, str], dict[str, None]] = {}
     columns: dict[str, None] = {}
     for record in sorted(records, key=lambda record: "against" in record):
@@ -125,7 +136,7 @@ def figures(key: str, caption: str, records: Sequence[Record], note: str = "", o
         more = (f"{word(record[field])}" for field in record if field not in PLAIN)
         row = record["kind"], ", ".join([metric if against is None else metric.removesuffix(DIFFERENCE), *more])
         columns[column] = None
-        rows.setdefault(row, {})[column] = Figure.of(record)
+        rows.setdefault(row, {})[column] = "too few" if record["value"] is None else Figure.of(record)
         if against is None and record.get("n") is not None:
             counts.setdefault(row, {})[str(record["n"])] = None
     body: list[list[Cell]] = []
@@ -133,6 +144,28 @@ def figures(key: str, caption: str, records: Sequence[Record], note: str = "", o
         n = list(counts.get(row, ()))
         body.append([*row, *(cells.get(column) for column in columns), int(n[0]) if len(n) == 1 else "/".join(n)])
     return Table(key, caption, ["of", "metric", *columns, "n"], body, heads=2, note=note)
+
+
+def by_run(table: Table, wanted: Sequence[str], beside: str = "") -> Table:
+    """A table of `figures` turned: a row a run, a column for each wanted figure ("mcq accuracy").
+
+    Args:
+        beside: CSV with a header; its first column names runs, the others are added.
+    Raises:
+        FgvrError: there is no such figure, or a line of the CSV is not as long as its header.
+    """
+    rows = {f"{row[0]} {row[1]}": row for row in table.rows}
+    for name in wanted:
+        if name not in rows:
+            raise FgvrError(f"--columns: there is no figure {name!r}; there are {', '.join(rows)}")
+    head, *lines = [line for line in csv.reader(io.StringIO(beside)) if line] or [[""]]
+    if uneven := [line for line in lines if len(line) != len(head)]:
+        raise FgvrError(f"--beside: {len(uneven[0])} fields for {uneven[0][0]!r}, {len(head)} in the header")
+    known = {line[0]: line[1:] for line in lines}
+    body: list[list[Cell]] = []
+    for place, run in enumerate(table.columns[2:-1], 2):
+        body.append([run, *(rows[name][place] for name in wanted), *known.get(run, [""] * len(head[1:]))])
+    return Table(table.key, table.caption, ["run", *wanted, *head[1:]], body, note=table.note)
 
 
 def word(value: Any) -> str:

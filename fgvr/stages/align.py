@@ -15,11 +15,15 @@ from fgvr import losses, prompts, rng
 from fgvr.errors import FgvrError
 from fgvr.models.vlm import Vlm
 from fgvr.names import Aliases
+from fgvr.records import texts
 from fgvr.training.conversations import Talk, distinct, reply_loss
 from fgvr.training.gradcache import Chunk, Parts, Step, Yielded, buckets, cached, whole
+from fgvr.training.order import Grouping
 from fgvr.training.vision import Vision
 
 Record = dict[str, Any]
+# the texts that --pairs contrasts
+FIELDS = {"attribute": ("description", "category"), "object-category": ("category",)}
 SIMPLE = 3  # simple negatives of a triple that has no hard ones (Finedefics has 3)
 
 
@@ -105,7 +109,8 @@ class Objective:
         first = terms.get("oac", terms.get("occ", zero))
         joint = losses.total(zero, first, terms.get("acc", zero), terms["ccc"], self.weights)
         learnt = {"temperature": tau.detach()} if isinstance(tau, Tensor) else {}
-        return joint, {"loss": joint.detach(), **{k: t.detach() for k, t in terms.items()}, **learnt}
+        told = {"loss": joint.detach(), **{k: t.detach() for k, t in terms.items()}, **learnt}
+        return joint, {**told, "texts": len(batch.texts)}
 
     def _asked(self, record: Record) -> str:
         superclass = record.get("superclass", "object")
@@ -129,7 +134,7 @@ class Batch:
                  for i, group in enumerate(own)]  # fmt: skip
         self.rows, self.pairs, self.mask, self.groups = len(records), pairs, mask, own
         self.true = mask & ~torch.tensor(false)
-        fields = ("category",) if pairs == "object-category" else ("description", "category")
+        fields = FIELDS[pairs]
         self.texts, at = distinct([r[field] for field in fields for r in (*records, *slots)])
         self.at = dict(zip(fields, at.chunk(len(fields)), strict=True))
 
@@ -235,6 +240,26 @@ def with_negatives(records: Sequence[Record], kind: str, seed: int, aliases: Ali
         return {**record, "negatives": [{k: pool[n][k] for k in ("id", "category", "description")} for n in chosen]}
 
     return [drawn(record) for record in records]
+
+
+def grouping(records: Sequence[Record], groups: Iterable[Record], pairs: str) -> Grouping:
+    """Batches within groups of categories (of `fgvr mine-negatives --groups`): hard negatives of a row are then other
+    rows' positives. A category that is in none is a group by itself.
+
+    Raises:
+        FgvrError: a category is in two groups.
+    """
+    number: dict[str, int] = {}
+    for n, group in enumerate(groups):
+        for category in texts(group, "categories"):
+            if category in number:
+                raise FgvrError(f"--groups: category {category!r} is in two groups; make them again (mine-negatives)")
+            number[category] = n
+    return Grouping(
+        [number.get(record["category"], record["category"]) for record in records],
+        [record["category"] for record in records],
+        [{one[field] for one in (r, *(r.get("negatives") or ())) for field in FIELDS[pairs]} for r in records],
+    )
 
 
 def joined(

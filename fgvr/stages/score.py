@@ -67,8 +67,8 @@ def known(record: Record, by: str | None = None) -> Record:
     if kind == "extraction":
         check(record, [name for name in ("attributes_true", "attributes", "description") if name in record])
         texts(record, "aliases")
-    if kind == "metric" and any(not _number(record.get(name, 0)) for name in ("low", "high", "p", "n")):
-        raise RecordError("'low', 'high', 'p' and 'n' must be numbers; correct the record")
+    if kind == "metric" and any(not _number(record.get(name, 0)) for name in ("low", "high", "p", "n", "sd")):
+        raise RecordError("'low', 'high', 'p', 'n' and 'sd' must be numbers; correct the record")
     return {name: value for name, value in record.items() if name != "id"} if kind == "metric" else record
 
 

@@ -46,6 +46,9 @@ class Training:
         "auto", "Where steps are reported; auto: to TensorBoard if it is installed.", how=True,
         choices=("auto", "none", "tensorboard", "wandb", "mlflow", "trackio"),
     )  # fmt: skip
+    choice_reply: str = option(
+        "letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text")
+    )
     seed: int = option(0, "Seed of order, dropout and first weights.")
 
     def __post_init__(self) -> None:
@@ -102,9 +105,6 @@ class Tune(Training):
     """Stage II: instruction tuning on questions."""
 
     batch_size: int = option(128, "Records a step.")
-    choice_reply: str = option(
-        "letter", "How a choice is answered: by its letter or its text.", choices=("letter", "text")
-    )
 
 
 @dataclass(frozen=True)

@@ -23,14 +23,16 @@ from fgvr.models.vlm import Vlm
 from fgvr.training.adapters import roots
 from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
 from fgvr.training.gradcache import Parts, Step
+from fgvr.training.order import Grouping, Order
 from fgvr.training.ranks import Ranks, ShortElsewhereError
 from fgvr.training.reports import Reports
 
 Record = dict[str, Any]
 # A batch of records to tensors, each to be back-propagated before the next is asked for, and what they add to the log:
-# "loss", its terms, "tokens"
+# "loss", its terms, COUNTS
 Losses = Callable[..., Iterator[tuple[Tensor, Parts]]]
 __all__ = ["Losses", "Recipe", "save_adapter", "train"]
+COUNTS = ("tokens", "texts")  # that are learnt; different ones that are encoded
 SHOWN = 5  # records that a message names
 
 
@@ -63,11 +65,14 @@ class _Trainer(Trainer):
         ranks: Ranks,
         extra: nn.Module | None,
         tell: Callable[[str], None],
+        grouping: Grouping | None,
+        ahead: Callable[[Sequence[str]], None],
         **options: Any,
     ) -> None:
         super().__init__(model=vlm.learner, **options)
         self.vlm, self.losses, self.recipe, self.folder = vlm, losses, recipe, folder
         self.ranks, self.extra, self.tell = ranks, extra, tell
+        self.grouping, self.ahead = grouping, ahead
         self.micro = recipe.micro_batch
         self.learning = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
         self.connector = _connector(vlm, self.learning) if recipe.connector_warmup else set()
@@ -91,9 +96,9 @@ class _Trainer(Trainer):
         self.ranks.reduce(self._parameters())
         self._check(parts, records, step)
         loss = parts.pop("loss")
-        terms = {name: round(value, 6) for name, value in parts.items() if name != "tokens"}
-        tokens = {"tokens": int(parts["tokens"])} if "tokens" in parts else {}
-        self.entry = {"step": step, "loss": round(loss, 6), **terms, **tokens, "lr": self._get_learning_rate()}
+        terms = {name: round(value, 6) for name, value in parts.items() if name not in COUNTS}
+        counts = {name: int(parts[name]) for name in COUNTS if name in parts}
+        self.entry = {"step": step, "loss": round(loss, 6), **terms, **counts, "lr": self._get_learning_rate()}
         if self.ranks.rank == 0:
             with open(self.folder / "log.jsonl", "ab") as file:
                 file.write(stream.encode(self.entry) + b"\n")
@@ -175,8 +180,12 @@ class _Trainer(Trainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The same whole batches in every process."""
         assert isinstance(self.train_dataset, _Rows)
-        order = _Order(len(self.train_dataset), self.recipe.batch_size, self.recipe.seed)
+        order = Order(len(self.train_dataset), self.recipe.batch_size, self.recipe.seed, self.grouping, self._coming)
         return torch.utils.data.DataLoader(self.train_dataset, batch_sampler=order, collate_fn=self.data_collator)
+
+    def _coming(self, rows: Sequence[int]) -> None:
+        assert isinstance(self.train_dataset, _Rows)
+        self.ahead([self.train_dataset[row]["image"] for row in rows])
 
     # --- the optimiser's and the checkpoints' share in what is learnt beside the model ---
 
@@ -240,6 +249,8 @@ def train(
     extra: nn.Module | None = None,
     reports: Reports | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    grouping: Grouping | None = None,
+    ahead: Callable[[Sequence[str]], None] = lambda images: None,
 ) -> None:
     """Train the adapter of `vlm` in place and write `log.jsonl` (one line a step) below `folder`.
 
@@ -252,6 +263,8 @@ def train(
         extra: what is learnt beside the model.
         reports: where speed and memory go.
         tell: says a line to people.
+        grouping: which records go together; None: batches are drawn.
+        ahead: told the images of the next batch before a step begins.
     Raises:
         FgvrError: loss or gradient is not finite.
         MemoryError: one record is too much.
@@ -268,7 +281,7 @@ def train(
         watch = _Watch(request, say, ranks, reports if ranks.rank == 0 else None)
         told = reports.callbacks if reports is not None else []
         watch.trainer = trainer = _Trainer(
-            vlm, losses, recipe, folder, ranks, extra, tell,
+            vlm, losses, recipe, folder, ranks, extra, tell, grouping, ahead,
             args=_arguments(recipe, checkpoints, vlm.device, reports.names if reports is not None else ()),
             train_dataset=_Rows(records), data_collator=lambda rows: {"records": rows}, callbacks=[watch, *told],
         )  # fmt: skip
@@ -329,21 +342,3 @@ class _Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Record:
         return self.records[index]
-
-
-class _Order(torch.utils.data.Sampler):
-    """Batches of an epoch's order, which (seed, epoch) decide. (The order of accelerate's SeedableRandomSampler.)"""
-
-    def __init__(self, count: int, size: int, seed: int) -> None:
-        self.count, self.size, self.seed, self.epoch = count, size, seed, 0
-        self.batch_sampler = self  # where Trainer looks for set_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
-        return (order[n : n + self.size] for n in range(0, self.count, self.size))
-
-    def __len__(self) -> int:
-        return -(-self.count // self.size)

@@ -14,9 +14,10 @@ import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,11 @@ from fgvr.errors import FgvrError
 from fgvr.images import locate, open_image
 from fgvr.models.vlm import Vlm
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 PIXELS = "pixel_values"
+THREADS = 2  # that decode images
 FIELDS = ("last_hidden_state", "pooler_output", "hidden_states")
 
 
@@ -57,6 +62,8 @@ class Vision:
         self.apart = not inside and not any(p.requires_grad for p in tower.parameters())
         self.folder = _opened(vlm, folder) if folder is not None else None
         self._digests: dict[str, str] = {}
+        self._threads = ThreadPoolExecutor(THREADS)
+        self._decoded: tuple[dict[str, Future[Image]], ...] = {}, {}  # of this batch, and of the next one
         if folder is not None and not self.apart:
             why = "is trained" if not inside else "holds the connector in this family"
             raise FgvrError(f"--vision-cache keeps the output of a frozen tower, and this one {why}; leave it out")
@@ -65,8 +72,20 @@ class Vision:
         """Image paths -> their object tokens, on request."""
         return Shown(self, images)
 
+    def ahead(self, images: Sequence[str]) -> None:
+        """Decode the next batch's images in threads, while this one's, named in the call before, are worked on."""
+        old, this = self._decoded
+        for waiting in old.values():
+            waiting.cancel()
+        wanted = dict.fromkeys(images if self.folder is None else ())
+        self._decoded = this, {image: self._threads.submit(open_image, self.root, image) for image in wanted}
+
     def pixels(self, images: Sequence[str]) -> dict[str, Tensor]:
-        return self.vlm.pixels([open_image(self.root, image) for image in images])
+        return self.vlm.pixels([self._opened(image) for image in images])
+
+    def _opened(self, image: str) -> Image:
+        found = next((some[image] for some in self._decoded if image in some), None)
+        return open_image(self.root, image) if found is None else found.result()
 
     def kept(self, image: str) -> Seen:
         """One image from the folder; its tower output is made and kept if it is not there."""
