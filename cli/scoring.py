@@ -30,6 +30,35 @@ class Named(InputFile):
         return name, super().convert(path, param, ctx)
 
 
+class TableOf(InputFile):
+    """FILE:TABLE: a file of published tables, and the number of one."""
+
+    name = "file:table"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
+        path, colon, table = value.rpartition(":")
+        if not (path and colon and table):
+            self.fail(f"{value!r} is not FILE:TABLE", param, ctx)
+        return super().convert(path, param, ctx), table
+
+
+def published_table(job: Job, named: tuple[str, str] | None) -> list[Record]:
+    """The parts of the table that --published names. Raises FgvrError where the file has none of that number."""
+    from fgvr.analysis.beside import FIELDS
+    from fgvr.errors import FgvrError
+
+    if named is None:
+        return []
+    path, number = named
+    job.settings["published_table"] = number
+    found = job.load(path, required=FIELDS)
+    parts = [record for record in found if str(record["table"]) == number]
+    if not parts:
+        there = ", ".join(dict.fromkeys(str(record["table"]) for record in found))
+        raise FgvrError(f"{path}: no table {number!r}; there are {there}")
+    return parts
+
+
 def run_names(name: str | None, source: str | None, versus: str | None) -> tuple[str, str]:
     """What the input and the run of --versus are called: by their files, or by their folders where those are equal."""
     piped = source in (None, "-")

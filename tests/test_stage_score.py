@@ -417,10 +417,17 @@ def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:
         (["--write-format", "foci", "--table"], 2, "exclude each other"),
         (["--write-format", "foci", "--versus", "p.jsonl"], 2, "holds one run"),
         (["--by", "colour"], 1, "no 'colour'"),
+        (["--compare", "o=options.json"], 1, "options.json:1: options of questions, no predictions; make questions by"),
+        (["--compare", "o=whole.json"], 1, "whole.json: options of questions, no predictions"),
+        (["--compare", "o=other.jsonl"], 1, "other.jsonl:2: nothing to score: no `correct`"),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, argv: list[str], status: int, message: str) -> None:
     write_jsonl(tmp_path / "p.jsonl", [prediction(0, True)])
+    options = {"Owl": [{"image": "0.jpg", "options": ["Owl", "Jay"], "groundtruth": "Owl"}]}
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    (tmp_path / "whole.json").write_text(json.dumps(options, indent=1))
+    write_jsonl(tmp_path / "other.jsonl", [{"metric": "m", "kind": "k", "value": 1}, {"colour": "red"}])
     ended = run([FRESH, "score", "p.jsonl", *argv], tmp_path)
     assert ended.status == status and message in ended.err and ended.err.count("\n") == 1
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fgvr.records import Record
 
-PLAIN = {"id", "run", "against", "kind", "metric", "value", "low", "high", "n", "p", "k", "settings"}
+PLAIN = {"id", "run", "against", "kind", "metric", "value", "low", "high", "n", "p", "k", "settings", "sd", "seeds"}
 DIFFERENCE = " difference"  # "accuracy difference" stands in the row of "accuracy"
 
 
