@@ -37,8 +37,9 @@ def test_figures_stand_below_the_published_ones() -> None:
     head, marks, *found = rows(text)
     assert head == ["", "Birds", "Avg.", "toy"] and set("".join(marks)) == {"-", ":"}
     assert found == [
-        ["Theirs", "47.10", "50.00", ""], ["Other", "", "66.00", ""], ["this run: before", "", "", "50.00 [40.00, 60.00]"],
-        ["this run: after", "", "", "25.00 ± 1.00"], ["this run: other", "50.00 [40.00, 60.00]", "", ""],
+        ["Theirs", "47.10", "50.00", ""], ["Other", "", "66.00", ""],
+        ["this run: before", "", "", "50.00 [40.00, 60.00]"], ["this run: after", "", "", "25.00 ± 1.00"],
+        ["this run: other", "50.00 [40.00, 60.00]", "", ""],
     ]  # fmt: skip
     assert len({len(line) for line in text.splitlines() if line[:1] == "|"}) == 1, "it reads as text, too"
 
@@ -60,9 +61,10 @@ def test_what_is_not_there_is_said_once() -> None:
 def test_the_command(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "paper.jsonl", [PART, {**PART, "table": "8", "scale": 1}])
     write_jsonl(tmp_path / "m.jsonl", [RIGHT])
-    ended = run([FRESH, "score", "--published", "paper.jsonl:8", "--data-set", "toy", "-o", "t.md", "m.jsonl"], tmp_path)
+    ended = run([FRESH, "score", "--published", "paper.jsonl:8", "-o", "t.md", "m.jsonl"], tmp_path)
     assert (ended.status, ended.err) == (0, "")
-    assert "| 0.500 [0.400, 0.600] |" in (tmp_path / "t.md").read_text()
+    made = (tmp_path / "t.md").read_text()
+    assert "| 0.500 [0.400, 0.600] |" in made and "| this data set |" in " ".join(made.split())
     told = json.loads((tmp_path / "t.md.run.json").read_text())
     assert told["settings"]["published_table"] == "8" and len(told["inputs"]) == 2
 

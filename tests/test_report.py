@@ -268,7 +268,8 @@ def test_figures_say_who_answered_what(folder: Path, monkeypatch: pytest.MonkeyP
     """Only what the first run got wrong and the last one right has changed; differences of attributes are told."""
     drawn: dict[str, list[str]] = {"changed": [], "errors": []}
     for name in drawn:
-        monkeypatch.setattr(figures, f"_{name}", lambda items, *_, name=name: drawn[name].extend(i["id"] for i in items))
+        note = drawn[name].extend
+        monkeypatch.setattr(figures, f"_{name}", lambda items, *_, note=note: note(item["id"] for item in items))
     found = gather.runs_of([(None, str(folder))])
     sources = {file: Source(str(file)) for _, file, _ in found}
     sources |= {file: Source(str(file)) for file in gather.beside(folder).values()}

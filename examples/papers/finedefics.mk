@@ -70,15 +70,18 @@ $(RUN)/figures/report.html: $(RUN)/predictions-before.jsonl $(RUN)/predictions.j
 # A cell is the chain in a RUN of its own, from the stage on that is changed; what comes before is linked in.
 
 fd.cell    = $(RUN)/cells/$1/predictions.jsonl
-fd.types   = $(shell grep -oE '"type":"(colour|shape|texture|size)"' $(RUN)/attrs.jsonl | cut -d '"' -f 4 | sort -u)
+fd.types   = $(shell grep -oE '"type":"(colour|shape|texture|size)"' $(RUN)/attrs.jsonl 2>/dev/null | cut -d '"' -f 4 | sort -u)
 fd.without = $(fd.types:%=without-%)
-fd.told    = short noisy class $(if $(shell head -1 $(RUN)/train.jsonl | grep attributes_true),truth)
+fd.told    = short noisy class $(if $(shell head -1 $(RUN)/train.jsonl 2>/dev/null | grep attributes_true),truth)
 fd.short   = --level short
 fd.noisy   = --noise 0.25
 fd.class   = --source class
 fd.truth   = --source truth
 fd.change  = $(if $(filter without-%,$1),DISCOVER_OPTIONS='$(DISCOVER_OPTIONS) --drop $(1:without-%=%)',\
 	SUMMARISE_OPTIONS='$(SUMMARISE_OPTIONS) $(fd.$1)')
+# images are seen once for all cells
+fd.caches  = MINE_OPTIONS='$(MINE_OPTIONS) --features $(RUN)/cells/clip' \
+	$(foreach stage,ALIGN TUNE,$(stage)_OPTIONS='$($(stage)_OPTIONS) --vision-cache $(RUN)/cells/vision')
 fd.kept    = train test leaks $(if $(filter without-%,$1),,attrs extracted)
 fd.stamps  = train test check $(if $(filter without-%,$1),,discover-attrs extract-attrs)
 fd.known   = $(patsubst %,--compare ablations=%,$(wildcard $(RUN)-ablations/metrics.jsonl)) \
@@ -99,33 +102,33 @@ $(call fd.cell,%): FORCE | $(RUN)/test.jsonl $(RUN)/extracted.jsonl
 	@mkdir -p $(@D)/.settings
 	@from="$$(cd $(RUN) && pwd)"; for file in $(foreach name,$(call fd.kept,$*),$(name).jsonl $(name).jsonl.run.json) \
 	  $(addprefix .settings/,$(call fd.stamps,$*)); do [ -L $(@D)/$$file ] || ln -s "$$from/$$file" $(@D)/$$file; done
-	@$(MAKE) --no-print-directory RUN=$(@D) IMAGES=$(call quote,$(IMAGES)) $(call fd.change,$*) $@
+	@$(MAKE) --no-print-directory RUN=$(@D) IMAGES=$(call quote,$(IMAGES)) $(call fd.change,$*) $(fd.caches) $@
 
 # --- Table 9: common objects before and after, with FOCI's options -------------------------------------------------------
 
 fd.sets   := $(foreach word,$(COMMON),$(firstword $(subst =, ,$(word))))
 fd.common  = $(RUN)/common/$1
-fd.of      = $(fd.sets:%=$(call fd.common,%/$1.jsonl)): $(call fd.common,%/$1.jsonl)
+fd.each    = $(fd.sets:%=$(RUN)/common/%/$1.jsonl)
 fd.below   = --image-root $(call quote,$(call fd.value,$*,$(COMMON)))
 fd.asked   = $(call files,$(MODEL)) $(RUN)/.settings/eval
 
-$(RUN)/tables/table9.md: $(fd.paper) $(RUN)/metrics.jsonl $(foreach set,$(fd.sets),\
-  $(call fd.common,$(set)/predictions-before.jsonl) $(call fd.common,$(set)/predictions-after.jsonl)) FORCE | $(RUN)/tables
+$(RUN)/tables/table9.md: $(fd.paper) $(RUN)/metrics.jsonl $(foreach run,before after,$(call fd.each,predictions-$(run))) FORCE \
+  | $(RUN)/tables
 	$(call fd.table,9) $(foreach set,$(fd.sets),$(foreach run,before after,\
 	  --compare $(call fd.column,$(set))/$(run)=$(call fd.common,$(set)/predictions-$(run).jsonl))) $(RUN)/metrics.jsonl
 
 ifneq ($(fd.sets),)
-$(call fd.of,test): FORCE
+$(call fd.each,test): $(call fd.common,%/test.jsonl): FORCE
 	@mkdir -p $(@D)
 	@$(MAKE) --no-print-directory DATASET=$* DATA=$(call quote,$(call fd.value,$*,$(COMMON))) RUN=$(@D) $@
 
-$(call fd.of,questions): $(call fd.common,%/test.jsonl) $(call files,$(ENCODER)) | $(SETUP)
+$(call fd.each,questions): $(call fd.common,%/questions.jsonl): $(call fd.common,%/test.jsonl) $(call files,$(ENCODER)) | $(SETUP)
 	$(FGVR) mine-negatives --of names --encoder $(ENCODER) $(fd.below) $(how) $< \
 	  | $(FGVR) questions --kinds mcq --distractors foci4 $(seed) -o $@
 
-$(call fd.of,predictions-before): $(call fd.common,%/questions.jsonl) $(fd.asked)
+$(call fd.each,predictions-before): $(call fd.common,%/predictions-before.jsonl): $(call fd.common,%/questions.jsonl) $(fd.asked)
 	$(FGVR) $(stage.eval) $(fd.below) $(how) $(call resume,$@) $<
 
-$(call fd.of,predictions-after): $(call fd.common,%/questions.jsonl) $(RUN)/tune $(fd.asked)
+$(call fd.each,predictions-after): $(call fd.common,%/predictions-after.jsonl): $(call fd.common,%/questions.jsonl) $(RUN)/tune $(fd.asked)
 	$(FGVR) $(stage.eval) --adapter $(RUN)/tune $(fd.below) $(how) $(call resume,$@) $<
 endif
