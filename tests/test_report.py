@@ -274,6 +274,8 @@ def test_figures_say_who_answered_what(folder: Path, monkeypatch: pytest.MonkeyP
     sources = {file: Source(str(file)) for _, file, _ in found}
     sources |= {file: Source(str(file)) for file in gather.beside(folder).values()}
     material = gather.load(found, sources, list, None, None, lambda line: None)
+    for source in sources.values():
+        source.close()
     data = page_of.build(material, "t", 50, 60, lambda line: None).data
     [*figures._all(data, material)]
     assert {i.split("/")[1] for i in drawn["changed"]} <= {str(n) for n in range(5, 15)} and len(drawn["changed"]) == 6
