@@ -19,7 +19,7 @@ fd.table   = $(FGVR) score --published $(fd.paper):$1 --data-set $(call fd.colum
 fd.tables := $(addprefix table,1 2 3 4 5 6 7 8 9 10)
 
 .PHONY: tables figures $(fd.tables)
-## Finedefics' tables with this run's figures beside the published ones; one of them: table1 ... table10
+## Finedefics' tables with this run's figures beside the published ones; one of them: table1 ... table10 (5 and 6 train)
 tables: $(fd.tables)
 
 $(fd.tables):
@@ -77,11 +77,11 @@ fd.short   = --level short
 fd.noisy   = --noise 0.25
 fd.class   = --source class
 fd.truth   = --source truth
-fd.change  = $(if $(filter without-%,$1),DISCOVER_OPTIONS='$(DISCOVER_OPTIONS) --drop $(1:without-%=%)',\
-	SUMMARISE_OPTIONS='$(SUMMARISE_OPTIONS) $(fd.$1)')
+fd.more    = $1_OPTIONS=$(call quote,$($1_OPTIONS) $2)
+fd.change  = $(if $(filter without-%,$1),$(call fd.more,DISCOVER,--drop $(1:without-%=%)),$(call fd.more,SUMMARISE,$(fd.$1)))
 # images are seen once for all cells
-fd.caches  = MINE_OPTIONS='$(MINE_OPTIONS) --features $(RUN)/cells/clip' \
-	$(foreach stage,ALIGN TUNE,$(stage)_OPTIONS='$($(stage)_OPTIONS) --vision-cache $(RUN)/cells/vision')
+fd.caches  = $(call fd.more,MINE,--features $(RUN)/cells/clip) \
+	$(foreach stage,ALIGN TUNE,$(call fd.more,$(stage),--vision-cache $(RUN)/cells/vision))
 fd.kept    = train test leaks $(if $(filter without-%,$1),,attrs extracted)
 fd.stamps  = train test check $(if $(filter without-%,$1),,discover-attrs extract-attrs)
 fd.known   = $(patsubst %,--compare ablations=%,$(wildcard $(RUN)-ablations/metrics.jsonl)) \
