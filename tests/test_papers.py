@@ -35,6 +35,9 @@ def test_a_table_runs_what_is_missing_and_is_shown(world: World) -> None:
     )
     assert done.stdout.endswith(f"{last}\n\n"), "the stub's table is its words"
     assert world.make("table8").stdout == f"{last}\n\n" and not world.calls()
+    assert "--compare toy/" not in world.make("-n", "table4").stdout
+    llava = world.make("-n", "table4", "MODEL=hf:llava-hf/llava-1.5-7b-hf", "LLM=examples/toy/vlm").stdout
+    assert "--compare toy/before=runs/toy/predictions-before.jsonl" in llava
     assert "--data-set Bird-200 " in world.make("-n", "table2", "DATASET=cub", "DATA=/x").stdout
 
 

@@ -32,8 +32,14 @@ $(RUN)/tables/%.shown: $(RUN)/tables/%.md
 $(RUN)/tables $(RUN)/figures:
 	mkdir -p $@
 
-$(patsubst %,$(RUN)/tables/table%.md,2 4 7 8 10): $(RUN)/tables/table%.md: $(fd.paper) $(RUN)/metrics.jsonl | $(RUN)/tables
+$(patsubst %,$(RUN)/tables/table%.md,2 7 8 10): $(RUN)/tables/table%.md: $(fd.paper) $(RUN)/metrics.jsonl | $(RUN)/tables
 	$(call fd.table,$*) $(RUN)/metrics.jsonl
+
+# Table 4 is of LLaVA
+$(RUN)/tables/table4.md: $(fd.paper) $(RUN)/metrics.jsonl | $(RUN)/tables
+	$(call fd.table,4) $(RUN)/metrics.jsonl $(if $(findstring llava,$(MODEL)),\
+	  --compare $(call fd.column,$(DATASET))/before=$(RUN)/predictions-before.jsonl \
+	  --compare $(call fd.column,$(DATASET))/after=$(RUN)/predictions.jsonl)
 
 # --- Table 1, Figures 2 and 4 to 7 ---------------------------------------------------------------------------------------
 
