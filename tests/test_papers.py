@@ -21,6 +21,8 @@ def world(tmp_path: Path) -> World:
     (made.root / "examples/papers").mkdir()
     for file in (TOP / "examples/papers").glob("finedefics.*"):
         shutil.copy(file, made.root / "examples/papers")
+    stub = (made.root / "stub").read_text()  # what stands behind a pipe reads it
+    made.write("stub", stub.replace("\ncase", "\ncase $* in *foci4*) cat > /dev/null;; esac\ncase", 1))
     return made
 
 

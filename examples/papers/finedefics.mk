@@ -58,8 +58,8 @@ $(call fd.probes,before): $(call fd.probes,%): $(call fd.fitted,$(MODEL)) | $(SE
 $(call fd.probes,after): $(call fd.probes,%): $(call fd.fitted,$(MODEL)) $(RUN)/tune | $(SETUP) $(RUN)/figures
 	$(call fd.probe,$(MODEL) --adapter $(RUN)/tune,$(fd.places) $(fd.map))
 
-$(RUN)/tables/knowledge-$(KNOWLEDGE).jsonl: $(call fd.fitted,$(MODEL)) | $(SETUP) $(RUN)/tables
-	$(call fd.probe,$(MODEL),$(fd.places) --knowledge $(KNOWLEDGE))
+$(RUN)/tables/knowledge-$(KNOWLEDGE).jsonl: $(call fd.fitted,$(MODEL)) $(call files,$(ENCODER)) | $(SETUP) $(RUN)/tables
+	$(call fd.probe,$(MODEL),$(fd.places) --knowledge $(KNOWLEDGE) --text-encoder $(ENCODER))
 
 $(RUN)/tables/table1.md: $(fd.paper) $(RUN)/tables/knowledge-$(KNOWLEDGE).jsonl $(call fd.probes,clip after) | $(RUN)/tables
 	$(call fd.table,1) --compare before=$(word 2,$^) --compare clip=$(word 3,$^) --name after $(word 4,$^)
