@@ -184,7 +184,7 @@ def test_a_question_longer_than_the_context_is_refused(toy_vlm: Path) -> None:
     answerer = open_answerer(str(toy_vlm), device="cpu")
     (image,) = birds(1)
     for ask in (Ask("x" * 5000, image), Ask("x" * 5000)):
-        with pytest.raises(RecordError, match=r"question has 5\d\d\d tokens, this model's context 2048; shorten it"):
+        with pytest.raises(RecordError, match=r"prompt has 5\d\d\d tokens, this model's context 2048; shorten it"):
             answerer.reply([ask], 4)
     with pytest.raises(RecordError, match="shorten it"):
         answerer.letters([Ask("x" * 5000, image)], ["AB"])

@@ -234,7 +234,7 @@ class VlmAnswerer:
         if reply is None and len(text.encode()) > context:  # a token is a byte or more
             count = len(self.vlm.tokenizer(text).input_ids)
             if count > context:
-                raise RecordError(f"the question has {count} tokens, this model's context {context}; shorten it")
+                raise RecordError(f"the prompt has {count} tokens, this model's context {context}; shorten it")
         return text
 
     def _options(self, prompt: str) -> dict[str, Any]:
