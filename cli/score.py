@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fgvr.cli.options import InputFile, device, settings, stage_io
-from fgvr.cli.scoring import Named, TableOf, load, published_table, run_names, write
+from fgvr.cli.scoring import Named, Paper, in_a_paper, load, run_names, write
 from fgvr.job import Job
 from fgvr.settings import Score
 
@@ -17,13 +17,12 @@ from fgvr.settings import Score
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
 @click.option("--reference", type=InputFile(), metavar="FILE", help="Concept records to compare concept records with.")
 @click.option("--encoder", metavar="SPEC", help="Text encoder for semantic accuracy and for distinctiveness.")
-@click.option("--published", type=TableOf(), metavar="FILE:TABLE", help="A paper's table, with these figures in it.")
-@click.option("--data-set", default="this data set", metavar="NAME", help="Their column in the table of --published.")
+@in_a_paper
 @device
 @settings(Score)
 def command(
     job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, reference: str | None,
-    encoder: str | None, published: tuple[str, str] | None, data_set: str, device: str, settings: Score,
+    encoder: str | None, paper: Paper, device: str, settings: Score,
 ) -> None:  # fmt: skip
     """Turn predictions into metrics.
 
@@ -44,7 +43,6 @@ def command(
       fgvr score --table --compare before=predictions-before.jsonl --name after predictions.jsonl
       fgvr score --parser strict bird-200--finedefics.json --versus bird-200--idefics2.json
     """
-    from fgvr.analysis.beside import beside
     from fgvr.analysis.formats import read
     from fgvr.analysis.writing import Writer
     from fgvr.errors import FgvrError, UsageError
@@ -55,11 +53,11 @@ def command(
 
     own, other = run_names(name, job.source, versus)
     others = [*compare, *([(other, versus)] if versus else [])]
-    if (others or published) and settings.write_format != "fgvr":
+    if (others or paper.table) and settings.write_format != "fgvr":
         raise UsageError(f"--write-format {settings.write_format} holds one run; leave other runs and tables out")
     job.settings["compare"] = [other for other, _ in others]
+    paper.load(job)
     told = concept_attributes(job.load(reference), reference) if reference is not None else None
-    parts = published_table(job, published)
     runs = load(job, others, settings)
     clip = open_encoder(encoder, device=device) if encoder else None
     with job.run(recompute=True, models=[clip.about] if clip else []) as run:
@@ -73,7 +71,4 @@ def command(
         figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip, told))
         if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
-        if parts:
-            run.target.write(beside(parts, figures, data_set).encode())
-        else:
-            write(run, writer, own, figures, settings)
+        write(run, writer, own, figures, settings, paper)

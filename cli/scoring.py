@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,21 +45,40 @@ class TableOf(InputFile):
         return super().convert(path, param, ctx), table
 
 
-def published_table(job: Job, named: tuple[str, str] | None) -> list[Record]:
-    """The parts of the table that --published names. Raises FgvrError where the file has none of that number."""
-    from fgvr.analysis.beside import FIELDS
-    from fgvr.errors import FgvrError
+@dataclass
+class Paper:
+    """A table of --published, and the column of --data-set in it."""
 
-    if named is None:
-        return []
-    path, number = named
-    job.settings["published_table"] = number
-    found = job.load(path, required=FIELDS)
-    parts = [record for record in found if str(record["table"]) == number]
-    if not parts:
-        there = ", ".join(dict.fromkeys(str(record["table"]) for record in found))
-        raise FgvrError(f"{path}: no table {number!r}; there are {there}")
-    return parts
+    table: tuple[str, str] | None
+    column: str
+    parts: list[Record] = field(default_factory=list)
+
+    def load(self, job: Job) -> None:
+        """Read the parts of the table. Raises FgvrError where the file has none of that number."""
+        from fgvr.analysis.beside import FIELDS
+        from fgvr.errors import FgvrError
+
+        if self.table is None:
+            return
+        path, number = self.table
+        job.settings["published_table"] = number
+        found = job.load(path, required=FIELDS)
+        self.parts = [record for record in found if str(record["table"]) == number]
+        if not self.parts:
+            there = ", ".join(dict.fromkeys(str(record["table"]) for record in found))
+            raise FgvrError(f"{path}: no table {number!r}; there are {there}")
+
+
+def in_a_paper(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """--published and --data-set, which the command gets as `paper`."""
+
+    @click.option("--published", type=TableOf(), metavar="FILE:TABLE", help="A paper's table with these figures in it.")
+    @click.option("--data-set", default="this data set", metavar="NAME", help="Their column in --published.")
+    @functools.wraps(fn)
+    def command(published: tuple[str, str] | None, data_set: str, **given: Any) -> Any:
+        return fn(paper=Paper(published, data_set), **given)
+
+    return command
 
 
 def run_names(name: str | None, source: str | None, versus: str | None) -> tuple[str, str]:
@@ -89,14 +111,17 @@ def load(job: Job, others: list[tuple[str, str]], settings: Score) -> dict[str, 
     return runs
 
 
-def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score) -> None:
-    """Write the figures as records, as a table, or in another tool's form."""
+def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score, paper: Paper) -> None:
+    """Write the figures as records, as a table, in a paper's table, or in another tool's form."""
+    from fgvr.analysis.beside import beside
     from fgvr.analysis.table import table
 
     if writer.form != "fgvr":
         writer.end(name, figures)
         if writer.left_out:
             run.job.say(f"{writer.left_out} predictions left out: {writer.form} holds choices only")
+    elif paper.parts:
+        writer.write(beside(paper.parts, figures, paper.column).encode())
     elif settings.table:
         writer.write("".join(f"{line}\n" for line in table(figures)).encode())
     else:
