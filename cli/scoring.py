@@ -55,7 +55,7 @@ class Paper:
 
     def load(self, job: Job) -> None:
         """Read the parts of the table. Raises FgvrError where the file has none of that number."""
-        from fgvr.analysis.beside import FIELDS
+        from fgvr.analysis.published import FIELDS
         from fgvr.errors import FgvrError
 
         if self.table is None:
@@ -113,7 +113,7 @@ def load(job: Job, others: list[tuple[str, str]], settings: Score) -> dict[str, 
 
 def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score, paper: Paper) -> None:
     """Write the figures as records, as a table, in a paper's table, or in another tool's form."""
-    from fgvr.analysis.beside import beside
+    from fgvr.analysis.published import in_table
     from fgvr.analysis.table import table
 
     if writer.form != "fgvr":
@@ -121,7 +121,7 @@ def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: 
         if writer.left_out:
             run.job.say(f"{writer.left_out} predictions left out: {writer.form} holds choices only")
     elif paper.parts:
-        writer.write(beside(paper.parts, figures, paper.column).encode())
+        writer.write(in_table(paper.parts, figures, paper.column).encode())
     elif settings.table:
         writer.write("".join(f"{line}\n" for line in table(figures)).encode())
     else:

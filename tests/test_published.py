@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fgvr.analysis.beside import FIELDS, beside
+from fgvr.analysis.published import FIELDS, in_table
 from fgvr.errors import FgvrError
 from tests.procs import FRESH, ROOT, read_jsonl, run, write_jsonl
 
@@ -32,7 +32,7 @@ def test_figures_stand_below_the_published_ones() -> None:
         {**RIGHT, "run": "after", "position": "A"},  # nor what is of a part
         {**RIGHT, "run": "Birds/other"},
     ]
-    text = beside([PART], figures, "toy")
+    text = in_table([PART], figures, "toy")
     assert text.startswith("**Table 2. Accuracy** (A paper)\n\n|")
     head, marks, *found = rows(text)
     assert head == ["", "Birds", "Avg.", "toy"] and set("".join(marks)) == {"-", ":"}
@@ -45,7 +45,7 @@ def test_figures_stand_below_the_published_ones() -> None:
 
 
 def test_a_column_of_the_paper_and_a_run_without_name() -> None:
-    (row,) = [row for row in rows(beside([PART], [RIGHT], "Birds")) if row[0] == "this run"]
+    (row,) = [row for row in rows(in_table([PART], [RIGHT], "Birds")) if row[0] == "this run"]
     assert row == ["this run", "50.00 [40.00, 60.00]", ""]
 
 
@@ -53,7 +53,7 @@ def test_what_is_not_there_is_said_once() -> None:
     wanted = [{"row": row, "of": {"kind": "mcq", "metric": "accuracy", "run": run}, "else": "make it"}
               for row, run in (("A", "a"), ("B", "b"), ("C", "c"))]  # fmt: skip
     placed = {"row": "D", "placed": True, "of": {"kind": "mcq", "metric": "accuracy"}}
-    text = beside([{**PART, "ours": [*wanted, placed], "note": "A note."}], [{**RIGHT, "run": "b"}], "toy")
+    text = in_table([{**PART, "ours": [*wanted, placed], "note": "A note."}], [{**RIGHT, "run": "b"}], "toy")
     assert "this run: B" in text and "this run: D" not in text
     assert text.endswith("\nA note.\n\nNo figure here of A, C: make it.\n")
 
@@ -89,7 +89,7 @@ def test_what_is_refused(tmp_path: Path, argv: list[str], status: int, words: st
 @pytest.mark.parametrize("change", [{"rows": [["x", 1]]}, {"rows": 3}, {"ours": [{}]}, {"scale": "x", "rows": []}])
 def test_a_faulty_table(change: dict) -> None:
     with pytest.raises(FgvrError, match="not made as it should be"):
-        beside([{**PART, **change}], [RIGHT], "toy")
+        in_table([{**PART, **change}], [RIGHT], "toy")
 
 
 def test_finedefics_tables() -> None:
@@ -98,7 +98,7 @@ def test_finedefics_tables() -> None:
     assert {part["table"] for part in parts} == {str(n) for n in range(1, 11)}
     for part in parts:
         assert set(FIELDS) <= set(part) and re.fullmatch(r"Finedefics, arXiv 2501\.15140, Table \d+", part["source"])
-        assert beside([part], [], "toy")
+        assert in_table([part], [], "toy")
         for label, *cells in part["rows"] if part["columns"][-1] == "Avg." and len(part["columns"]) > 1 else ():
             *each, mean = cells
             assert mean == pytest.approx(sum(each) / len(each), abs=0.021), (part["table"], label)

@@ -19,7 +19,7 @@ FIELDS = ("table", "caption", "source", "scale", "columns", "rows", "ours")
 MINE = "this run"
 
 
-def beside(parts: Sequence[Record], figures: Sequence[Record], column: str) -> str:
+def in_table(parts: Sequence[Record], figures: Sequence[Record], column: str) -> str:
     """The parts of a table, one after the other.
 
     Args:
