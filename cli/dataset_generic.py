@@ -68,7 +68,7 @@ def folder(
     found = list_split_file(job.attach(split_file), split) if split_file else list_split_folder(Path(root), split)
     with job.run(images=root) as run:
         items = records(Path(root), found, split, superclass, settings)
-        run.write(given.put(items) if given else items)
+        run.write(given.put(items, job.say) if given else items)
     if found.left_out:
         job.say(f"{found.left_out} files left out: hidden, or no image by their suffix")
 
@@ -98,7 +98,7 @@ def table(
     source = job.attach(file)
     with job.run(images=root) as run:
         items = records(source, Path(root), split, superclass, settings)
-        run.write(given.put(items) if given else items)
+        run.write(given.put(items, job.say) if given else items)
 
 
 @click.command("hf")
@@ -130,7 +130,7 @@ def hf(job: Job, name: str, root: str, split: str, superclass: str, labels: str 
     Path(root).mkdir(parents=True, exist_ok=True)
     with job.run(images=root) as run:
         items = records(rows, Path(root), split, superclass, settings)
-        run.write(given.put(items) if given else items)
+        run.write(given.put(items, job.say) if given else items)
 
 
 COMMANDS = (toy, folder, table, hf)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from collections.abc import Iterable
 
 import click
 
@@ -28,6 +30,20 @@ COMMANDS = {
     "convert": "Turn records into other tools' training files, or back.",
     "provenance": "Print how a file was made, back to the images.",
 }
+
+
+class Formatter(click.HelpFormatter):
+    """Help also for terminals that are narrower than the 50 columns which click takes to be the least."""
+
+    def __init__(self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None) -> None:
+        columns = shutil.get_terminal_size().columns - 2
+        super().__init__(indent_increment, max(columns, 20) if width is None and columns < 50 else width, max_width)
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        super().write_dl(rows, col_max if self.width >= 60 else self.width // 4, col_spacing)
+
+
+click.Context.formatter_class = Formatter  # of every command, without a context class for each
 
 
 class LazyGroup(click.Group):

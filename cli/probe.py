@@ -22,12 +22,13 @@ from fgvr.settings import Probe
 @click.option("--val", type=InputFile(), metavar="FILE", help="Records that choose. [default: a fifth of --train]")
 @click.option("--features", type=click.Path(), metavar="FILE", help="Also write the object features, as safetensors.")
 @click.option("--map", "drawing", type=click.Path(), metavar="FILE", help="Also lay out the features in the plane.")
+@click.option("--text-encoder", metavar="SPEC", help="A CLIP that is probed on the descriptions of --knowledge, too.")
 @click.option("--cache", cls=How, type=click.Path(), metavar="DIR", help="Keep features there; encode no image twice.")
 @device
 @settings(Probe)
 def command(
     job: Job, model: str, adapter: str | None, image_root: str, train: str, val: str | None, features: str | None,
-    drawing: str | None, cache: str | None, device: str, settings: Probe,
+    drawing: str | None, text_encoder: str | None, cache: str | None, device: str, settings: Probe,
 ) -> None:  # fmt: skip
     """Fit a linear probe on a model's object features.
 
@@ -50,7 +51,7 @@ def command(
       fgvr probe --model examples/toy/vlm --at tower,connector,layers --image-root images --train train.jsonl \\
         test.jsonl | fgvr score --table
     """
-    from fgvr.cli.probing import Probing
+    from fgvr.cli.probing import Probing, open_text_encoder
     from fgvr.models.places import open_places
     from fgvr.stages.probe import Stored
 
@@ -61,11 +62,12 @@ def command(
     job.settings.pop("drawing")
     known = job.load(train, required=("image", "category"), unique=True)
     chosen = job.load(val, required=("image", "category"), unique=True) if val is not None else None
+    clip = open_text_encoder(text_encoder, settings, device)
     stored = model.endswith(".safetensors")
     places = Stored(model) if stored else open_places(model, settings.places, settings.pools, adapter, device)
-    with job.run(models=[places.about], recompute=True) as run:
+    with job.run(models=[places.about, *([clip.about] if clip else [])], recompute=True) as run:
         if not run.complete:
-            work = Probing(places, image_root, cache, adapter, settings)
+            work = Probing(places, image_root, cache, adapter, settings, clip)
             run.write(work.metrics(run, known, chosen))
             work.keep(run, features, drawing)
 

@@ -17,16 +17,30 @@ from fgvr.stages import knowledge, probe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fgvr.models.base import Encoder
+
+
+def open_text_encoder(spec: str | None, settings: Probe, device: str) -> Encoder | None:
+    """The model of --text-encoder. Raises UsageError where nothing is there for it to read."""
+    from fgvr.models import open_encoder
+
+    if spec is not None and not settings.knowledge:
+        raise UsageError("--text-encoder reads the descriptions of --knowledge; add it")
+    return open_encoder(spec, device=device) if spec is not None else None
+
 
 class Probing:
     """One run of the command.
 
     Args:
-        places: the open model (fgvr.models.places).
+        places: the open model (fgvr.models.places). clip: also probed on the descriptions of --knowledge.
     """
 
-    def __init__(self, places: Any, root: str, cache: str | None, adapter: str | None, settings: Probe) -> None:
-        self.places, self.settings = places, settings
+    def __init__(
+        self, places: Any, root: str, cache: str | None, adapter: str | None, settings: Probe,
+        clip: Encoder | None = None,
+    ) -> None:  # fmt: skip
+        self.places, self.settings, self.clip = places, settings, clip
         self.features: probe.Features | probe.Stored
         if isinstance(places, probe.Stored):
             self.features = places
@@ -63,6 +77,8 @@ class Probing:
         return made
 
     def _knowledge(self, names: Sequence[str]) -> list[Record]:
+        import torch
+
         from fgvr.models.answering import VlmAnswerer
 
         if self.places.vlm is None:
@@ -72,9 +88,13 @@ class Probing:
         settings = self.settings
         answerer = VlmAnswerer(self.places.vlm)
         told = list(knowledge.describe(asked, answerer, settings.knowledge, settings.max_new_tokens, settings.seed))
-        of_texts = probe.texts(self.places, [record["description"] or "." for record in told])
+        texts = [record["description"] or "." for record in told]
+        of_texts = probe.texts(self.places, texts)
         if not of_texts:
             raise UsageError("--knowledge needs a place that texts have; add output or a layer to --at")
+        if self.clip is not None:
+            rows = [self.clip.texts(texts[i : i + probe.TEXTS]) for i in range(0, len(texts), probe.TEXTS)]
+            of_texts["text encoder/projected"] = torch.cat(rows)
         return list(knowledge.figures(told, of_texts, settings.seed))
 
     def keep(self, run: Run, features: str | None, drawing: str | None) -> None:

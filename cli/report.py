@@ -31,10 +31,11 @@ class RunPath(InputFile):
 @click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder that image paths start from.")
 @click.option("--map", "maps", type=InputFile(), multiple=True, metavar="FILE", help="Places from fgvr probe --map.")
 @click.option("--tables", type=click.Path(), metavar="DIR", help="Also write every table there: .csv, .md and .tex.")
+@click.option("--figures", type=click.Path(), metavar="DIR", help="Also draw there: confusion, corrections, errors.")
 @settings(Report)
 def command(
     job: Job, runs: tuple[tuple[str | None, str], ...], image_root: str | None, maps: tuple[str, ...],
-    tables: str | None, settings: Report,
+    tables: str | None, figures: str | None, settings: Report,
 ) -> None:  # fmt: skip
     """Show runs on one page: figures, confusion, errors, provenance.
 
@@ -52,6 +53,7 @@ def command(
     from pathlib import Path
 
     from fgvr.errors import UsageError
+    from fgvr.report import figures as drawings
     from fgvr.report import gather, page
     from fgvr.report import tables as forms
 
@@ -73,4 +75,6 @@ def command(
         text = "\n".join(map(forms.latex, report.tables)) if settings.latex else page.html(report)
         if tables is not None:
             forms.save(report.tables, Path(tables))
+        if figures is not None:
+            drawings.save(report.data, material, Path(figures))
         run.target.write(text.encode())  # type: ignore[union-attr]  # the command writes no folder

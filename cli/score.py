@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fgvr.cli.options import InputFile, device, settings, stage_io
-from fgvr.cli.scoring import Named, load, run_names, write
+from fgvr.cli.scoring import Named, Paper, in_a_paper, load, run_names, write
 from fgvr.job import Job
 from fgvr.settings import Score
 
@@ -16,13 +16,13 @@ from fgvr.settings import Score
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
 @click.option("--reference", type=InputFile(), metavar="FILE", help="Concept records to compare concept records with.")
-@click.option("--beside", type=InputFile(), metavar="FILE", help="CSV by run, as further columns after --columns.")
 @click.option("--encoder", metavar="SPEC", help="Text encoder for semantic accuracy and for distinctiveness.")
+@in_a_paper
 @device
 @settings(Score)
 def command(
     job: Job, compare: tuple[tuple[str, str], ...], versus: str | None, name: str | None, reference: str | None,
-    beside: str | None, encoder: str | None, device: str, settings: Score,
+    encoder: str | None, paper: Paper, device: str, settings: Score,
 ) -> None:  # fmt: skip
     """Turn predictions into metrics.
 
@@ -55,13 +55,11 @@ def command(
 
     own, other = run_names(name, job.source, versus)
     others = [*compare, *([(other, versus)] if versus else [])]
-    if others and settings.write_format != "fgvr":
-        raise UsageError(f"--write-format {settings.write_format} holds one run; leave --compare and --versus out")
+    if (others or paper.table) and settings.write_format != "fgvr":
+        raise UsageError(f"--write-format {settings.write_format} holds one run; leave other runs and tables out")
     job.settings["compare"] = [other for other, _ in others]
+    paper.load(job, settings)
     told = concept_attributes(job.load(reference), reference) if reference is not None else None
-    if beside is not None and settings.columns is None:
-        raise UsageError("--beside stands beside --columns; add --columns")
-    others_say = job.text(beside) if beside is not None else ""
     runs = load(job, others, settings)
     clip = open_encoder(encoder, device=device) if encoder else None
     with job.run(recompute=True, models=[clip.about] if clip else []) as run:
@@ -75,4 +73,4 @@ def command(
         figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip, told))
         if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
-        write(run, writer, own, over_seeds(figures) if settings.seeds else figures, settings, others_say)
+        write(run, writer, own, over_seeds(figures) if settings.seeds else figures, settings, paper)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,59 @@ class Named(InputFile):
         if not (name and equals and path):
             self.fail(f"{value!r} is not NAME=FILE", param, ctx)
         return name, super().convert(path, param, ctx)
+
+
+class TableOf(InputFile):
+    """FILE:TABLE: a file of published tables, and the number of one."""
+
+    name = "file:table"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
+        path, colon, table = value.rpartition(":")
+        if not (path and colon and table):
+            self.fail(f"{value!r} is not FILE:TABLE", param, ctx)
+        return super().convert(path, param, ctx), table
+
+
+@dataclass
+class Paper:
+    """A table of --published, and the column of --data-set in it; the text of --beside, first its file."""
+
+    table: tuple[str, str] | None
+    column: str
+    beside: str
+    parts: list[Record] = field(default_factory=list)
+
+    def load(self, job: Job, settings: Score) -> None:
+        """Read the parts of the table and --beside. Raises FgvrError where the file has none of that number."""
+        from fgvr.analysis.published import FIELDS
+        from fgvr.errors import FgvrError, UsageError
+
+        if self.beside and settings.columns is None:
+            raise UsageError("--beside stands beside --columns; add --columns")
+        self.beside = self.beside and job.text(self.beside)
+        if self.table is None:
+            return
+        path, number = self.table
+        job.settings["published_table"] = number
+        found = job.load(path, required=FIELDS)
+        self.parts = [record for record in found if str(record["table"]) == number]
+        if not self.parts:
+            there = ", ".join(dict.fromkeys(str(record["table"]) for record in found))
+            raise FgvrError(f"{path}: no table {number!r}; there are {there}")
+
+
+def in_a_paper(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """--published, --data-set and --beside, which the command gets as `paper`."""
+
+    @click.option("--published", type=TableOf(), metavar="FILE:TABLE", help="A paper's table with these figures in it.")
+    @click.option("--data-set", default="this data set", metavar="NAME", help="Their column in --published.")
+    @click.option("--beside", type=InputFile(), metavar="FILE", help="CSV by run, as further columns after --columns.")
+    @functools.wraps(fn)
+    def command(published: tuple[str, str] | None, data_set: str, beside: str | None, **given: Any) -> Any:
+        return fn(paper=Paper(published, data_set, beside or ""), **given)
+
+    return command
 
 
 def run_names(name: str | None, source: str | None, versus: str | None) -> tuple[str, str]:
@@ -60,14 +116,18 @@ def load(job: Job, others: list[tuple[str, str]], settings: Score) -> dict[str, 
     return runs
 
 
-def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score, beside: str) -> None:
-    """Write the figures as records, as a table, or in another tool's form."""
+def write(run: Run, writer: Writer, name: str, figures: list[Record], settings: Score, paper: Paper) -> None:
+    """Write the figures as records, as a table, in a paper's table, or in another tool's form."""
+    from fgvr.analysis.published import in_table
+
     if writer.form != "fgvr":
         writer.end(name, figures)
         if writer.left_out:
             run.job.say(f"{writer.left_out} predictions left out: {writer.form} holds choices only")
+    elif paper.parts:
+        writer.write(in_table(paper.parts, figures, paper.column).encode())
     elif settings.table:
-        writer.write(shown(figures, settings, beside, str(run.job.output).endswith(".md")).encode())
+        writer.write(shown(figures, settings, paper.beside, str(run.job.output).endswith(".md")).encode())
     else:
         run.write(figures)
 

@@ -167,5 +167,7 @@ class Job:
 
 
 def _in_folder(option: str, path: str) -> None:
-    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
-        raise UsageError(f"{option} {path}: there is no folder {os.path.dirname(path)}; make it first")
+    folder = os.path.dirname(os.path.realpath(path))  # of what a link points to
+    if not os.path.isdir(folder):
+        shown = folder if os.path.islink(path) else os.path.dirname(path)
+        raise UsageError(f"{option} {path}: there is no folder {shown}; make it first")

@@ -154,7 +154,8 @@ def test_a_category_too_few(tmp_path: Path) -> None:
         (lambda at: (at / "images.txt").write_text("1\n"), "images.txt: expected lines of two words, found '1'"),
         (lambda at: (at / "classes.txt").write_bytes(b"1 \xff\n"), "classes.txt: 'utf-8' codec can't decode"),
         (lambda at: (at / "classes.txt").write_text("1 001.A_b\n"), "is of category '2', which is not listed"),
-        (lambda at: (at / "train_test_split.txt").write_text("1 1\n"), "files do not fit together: nothing for '2'"),
+        (lambda at: (at / "train_test_split.txt").write_text("1 1\n"),
+         "train_test_split.txt: list files do not fit together: nothing for '2'"),
         (lambda at: (at / "classes.txt").write_text("1 001.A_b\n2 002.A_B\n3 003.c\n4 004.d\n"),
          "categories 1 and 2 are both called 'A B'; rename one"),
         (lambda at: shutil.rmtree(at / "images") or (at / "images").mkdir(), "no image of the train split is there"),
@@ -320,8 +321,14 @@ def test_labels_at_fault(text: str, words: str, fgvr: Fgvr, tmp_path: Path) -> N
 def test_labels_for_any_folders(fgvr: Fgvr, tmp_path: Path) -> None:
     photo(tmp_path / "root/train/Red_Kite/1.jpg")
     argv = ["dataset", "folder", "--root", tmp_path / "root", "--split", "train", "--superclass", "bird", "--labels"]
-    (tmp_path / "l.csv").write_text("category,coarse\nred kite,kite\nblack kite,kite\n")
+    (tmp_path / "l.csv").write_text("category,coarse\nred kite,kite\n")
     assert [r["labels"] for r in fgvr.good(*argv, tmp_path / "l.csv")] == [labels("bird", ["kite"], ["Red Kite"])]
+    photo(tmp_path / "root/train/Osprey/1.jpg")
+    (tmp_path / "l.csv").write_text("category,coarse\nred kite,kite\nospray,osprey\n")
+    status, out, err = fgvr(*argv, tmp_path / "l.csv")
+    assert status == 0 and len(out.splitlines()) == 2
+    names = "l.csv: 1 of 2 names are no category of these images, the first is 'ospray'; did you mean 'Osprey'?"
+    assert err.endswith(f"{names}\n") and err.count("\n") == 1
     (tmp_path / "l.csv").write_text("category,coarse\nblack kite,kite\n")
     assert "names no category of these images" in fgvr(*argv, tmp_path / "l.csv")[2]
 

@@ -199,7 +199,8 @@ def test_own_predictions_are_read_anew_only_when_asked(reader: Reader) -> None:
     [
         ("", "p.jsonl", "the file is empty"),
         ("\n \n", "p.jsonl", "the file is empty"),
-        ({"a": [{"image": "x", "groundtruth": "a"}]}, "o.json", "a JSON document without predictions"),
+        ({"a": [{"image": "x", "groundtruth": "a"}]}, "o.json", "options of questions, no predictions; make"),
+        ({"a": 1}, "o.json", "a JSON document without predictions"),
         ({"predictions": []}, "o.json", "no predictions in it"),
         ('{\n "predictions": [', "o.json", "not valid JSON"),
         ([{"text": "x", "image_id": 3}], "o.json", r"rows of an unknown kind \(fields image_id, text\)"),

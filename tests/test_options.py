@@ -171,3 +171,10 @@ def test_settings_have_help_and_defaults() -> None:
             assert field.metadata.get("help", "").endswith((".", "]")), f"{cls.__name__}.{field.name}"
         with pytest.raises(dataclasses.FrozenInstanceError):
             made.seed = 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_narrow_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = CliRunner().invoke(cli, [name, "--help"], prog_name="fgvr").output.partition("Options:")[2]
+    assert text and all(len(line) <= 40 for line in text.splitlines() if not line.startswith("  -"))

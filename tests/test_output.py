@@ -463,6 +463,12 @@ def test_crash_between_run_record_and_rename() -> None:
     assert len(read_jsonl(Path("out"))) == 3
 
 
+def test_a_link_to_where_no_folder_is() -> None:
+    os.symlink("nowhere/real", "link")
+    with pytest.raises(UsageError, match=r"-o link: there is no folder \S*/nowhere; make it first"):
+        job(out="link")
+
+
 def test_two_outputs_that_are_one() -> None:
     write_jsonl(Path("in.jsonl"), records(1))
     os.symlink("in.jsonl", "link")

@@ -15,8 +15,10 @@ from PIL import Image
 
 from fgvr.cli.group import cli
 from fgvr.errors import FgvrError
-from fgvr.report import gallery, gather, sections
+from fgvr.report import figures, gallery, gather, sections
+from fgvr.report import page as page_of
 from fgvr.report.tables import Figure, Table, comma_separated, latex, markdown
+from fgvr.source import Source
 from tests.procs import read_jsonl, write_jsonl
 
 BIRDS = {"Herring_Gull": "Gull", "Ivory_Gull": "Gull", "Arctic_Tern": "Tern", "Least_Tern": "Tern"}
@@ -245,6 +247,41 @@ def test_tables_in_files(folder: Path, tmp_path: Path) -> None:
     assert len(rows) == 4 and float(rows[0]["after"]) == 0.75 and float(rows[0]["after low"]) < 0.75
     text = page(folder, "--latex")
     assert text.count(r"\begin{tabular}") == len(list((tmp_path / "t").glob("*.tex")))
+
+
+def test_figures_in_files(folder: Path, tmp_path: Path) -> None:
+    """A matrix a run, answers that the last run corrects, errors beside the category given; equal runs, equal bytes."""
+    for name in ("a", "b"):
+        done = report(folder, "--figures", tmp_path / name, "-o", folder / "r.html")
+        assert done.exception is None and done.stderr == ""
+    made = sorted(path.name for path in (tmp_path / "a").iterdir())
+    names = ["changed-mcq", "confusion-mcq-after", "confusion-mcq-before", "errors-mcq"]
+    assert made == [f"{name}{form}" for name in names for form in (".png", ".svg")]
+    for name in made:
+        data = (tmp_path / "a" / name).read_bytes()
+        assert data == (tmp_path / "b" / name).read_bytes() and len(data) > 4000
+    with Image.open(tmp_path / "a" / "errors-mcq.png") as image:
+        assert image.width > 600 and len(image.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_figures_say_who_answered_what(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the first run got wrong and the last one right has changed; differences of attributes are told."""
+    drawn: dict[str, list[str]] = {"changed": [], "errors": []}
+    for name in drawn:
+        note = drawn[name].extend
+        monkeypatch.setattr(figures, f"_{name}", lambda items, *_, note=note: note(item["id"] for item in items))
+    found = gather.runs_of([(None, str(folder))])
+    sources = {file: Source(str(file)) for _, file, _ in found}
+    sources |= {file: Source(str(file)) for file in gather.beside(folder).values()}
+    material = gather.load(found, sources, list, None, None, lambda line: None)
+    for source in sources.values():
+        source.close()
+    data = page_of.build(material, "t", 50, 60, lambda line: None).data
+    [*figures._all(data, material)]
+    assert {i.split("/")[1] for i in drawn["changed"]} <= {str(n) for n in range(5, 15)} and len(drawn["changed"]) == 6
+    assert {i.split("/")[1] for i in drawn["errors"]} <= {str(n) for n in range(15, 20)} and len(drawn["errors"]) == 4
+    item = next(i for i in data["errors"]["items"] if i["right"] == "Ivory Gull")
+    assert figures._differences(data["errors"]["attributes"], item) == ["bill: I, not A"]
 
 
 TABLE = Table("t", "A & B", ["name", "run_1", "n"], [["a|b", Figure(0.5, 0.4, 0.6, 0.01), 7], ["c%", None, 1]])

@@ -13,9 +13,11 @@ from PIL import Image
 
 from fgvr import tensors
 from fgvr.analysis import alignment, linear
+from fgvr.cli.probing import Probing, open_text_encoder
 from fgvr.errors import FgvrError, UsageError
 from fgvr.models.base import Ask
 from fgvr.rng import for_record
+from fgvr.settings import Probe
 from fgvr.stages import knowledge, probe
 from fgvr.stream import Bad
 
@@ -290,6 +292,23 @@ def test_knowledge(knows: bool) -> None:
     found = {r["metric"]: r["value"] for r in knowledge.figures(told, features, 0)}
     assert found["naming the category"] == 1 and found["naming it when hidden"] == found["empty"] == 0
     assert found["accuracy"] == (1.0 if knows else pytest.approx(1 / 3))
+
+
+def test_a_text_encoder_reads_the_descriptions_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clip:
+        def texts(self, texts: Sequence[str]) -> torch.Tensor:
+            return torch.tensor([[text.count("#"), 1.0] for text in texts])
+
+    monkeypatch.setattr("fgvr.models.answering.VlmAnswerer", lambda vlm: Teller(True))
+    blind = Painter()
+    monkeypatch.setattr(blind, "vlm", object(), raising=False)
+    monkeypatch.setattr(blind, "texts", lambda texts: {"output/mean": torch.ones(len(texts), 2)})
+    work = Probing(blind, str(tmp_path), None, None, Probe(knowledge=8), Clip())  # type: ignore[arg-type]
+    work.test = [{"category": name} for name in COLOURS]
+    found = {r.get("place"): r["value"] for r in work._knowledge(sorted(COLOURS)) if r["metric"] == "accuracy"}
+    assert found == {None: pytest.approx(1 / 3), "text encoder": 1.0}
+    with pytest.raises(UsageError, match="add it"):
+        open_text_encoder("clip:x", Probe(), "cpu")
 
 
 def test_places_of_the_toy_model(toy_vlm: Path, toy_clip: Path) -> None:

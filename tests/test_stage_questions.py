@@ -177,7 +177,7 @@ def test_same_coarse_stays_in_the_family_while_it_can() -> None:
         (record(0, "x", ["a", "b"]), "topwrong", "2 negatives for 3 wrong options; mine with --per-anchor 3"),
         (record(0, "x"), "topwrong", "no 'negatives'; run `fgvr mine-negatives` first"),
         (record(0, "x") | {"negatives": [{"category": "y"}] * 3}, "topwrong", "no 'similarity'"),
-        (record(0, "x"), "same-coarse", "no 'labels'"),
+        (record(0, "x"), "same-coarse", "no 'labels'; `fgvr dataset --labels FILE` adds them"),
     ],
 )
 def test_what_a_policy_needs(row: dict, policy: str, message: str) -> None:
@@ -216,8 +216,9 @@ def test_open_questions_at_a_level() -> None:
     for level, want in answers.items():
         (built,) = questions([row], ["open"], "Name the {superclass}", level=level)
         assert (built["answer"], built["aliases"], built["level"]) == (*want, level)
-    (bad,) = questions([record(0, "Red Kite", labels={})], ["open"], level="coarse")
-    assert isinstance(bad, Bad) and "no 'coarse' label" in bad.error
+    for row in (record(0, "Red Kite", labels={}), record(0, "Red Kite")):  # folders have no labels
+        (bad,) = questions([row], ["open"], level="coarse")
+        assert isinstance(bad, Bad) and "no 'coarse' label in 'labels'; `fgvr dataset --labels FILE` adds" in bad.error
 
 
 def test_options_carry_the_aliases_of_their_categories() -> None:

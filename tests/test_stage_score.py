@@ -136,7 +136,7 @@ def test_metrics_come_through() -> None:
         ({"attributes_true": [], "attributes": {}}, "'attributes_true' must be an object"),
         ({"attributes_true": {}, "attributes": []}, "'attributes' must be an object"),
         ({"metric": "accuracy", "kind": "mcq"}, "no 'value'"),
-        ({"metric": "accuracy", "kind": "mcq", "value": 1, "low": "0"}, "'low', 'high', 'p' and 'n' must be numbers"),
+        ({"metric": "accuracy", "kind": "mcq", "value": 1, "low": "0"}, "'low', 'high', 'p', 'n' and 'sd' must be numbers"),
     ],
 )
 def test_what_is_refused(record: dict, message: str) -> None:
@@ -463,11 +463,18 @@ def test_a_table_by_run_with_published_figures(tmp_path: Path) -> None:
         (["--beside", "p.jsonl"], 2, "add --columns"),
         (["--table", "--columns", "mcq accuracy", "--beside", "x.csv"], 1, "1 fields for 'p', 2 in the header"),
         (["--table", "--columns", "mcq acuracy"], 1, "there is no figure 'mcq acuracy'; there are mcq accuracy, "),
+        (["--compare", "o=options.json"], 1, "options.json:1: options of questions, no predictions; make questions by"),
+        (["--compare", "o=whole.json"], 1, "whole.json: options of questions, no predictions"),
+        (["--compare", "o=other.jsonl"], 1, "other.jsonl:2: nothing to score: no `correct`"),
     ],
 )
 def test_what_the_command_refuses(tmp_path: Path, argv: list[str], status: int, message: str) -> None:
     write_jsonl(tmp_path / "p.jsonl", [prediction(0, True)])
     (tmp_path / "x.csv").write_text("run,published\np\n")
+    options = {"Owl": [{"image": "0.jpg", "options": ["Owl", "Jay"], "groundtruth": "Owl"}]}
+    (tmp_path / "options.json").write_text(json.dumps(options))
+    (tmp_path / "whole.json").write_text(json.dumps(options, indent=1))
+    write_jsonl(tmp_path / "other.jsonl", [{"metric": "m", "kind": "k", "value": 1}, {"colour": "red"}])
     ended = run([FRESH, "score", "p.jsonl", *argv], tmp_path)
     assert ended.status == status and message in ended.err and ended.err.count("\n") == 1
 

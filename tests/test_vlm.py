@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fgvr.datasets import toy
-from fgvr.errors import FgvrError
+from fgvr.errors import FgvrError, RecordError
 from fgvr.models import open_answerer
 from fgvr.models.base import Ask
 from fgvr.models.families import PARTS
@@ -177,6 +177,17 @@ def test_shared_images_are_encoded_once_with_equal_replies(toy_vlm: Path, monkey
     answerer.vlm.parts = dataclasses.replace(PARTS["idefics2"], text_expands=False)
     assert answerer.reply(asks, 8) == once
     assert [answerer.reply([ask], 8)[0] for ask in asks] == once
+
+
+def test_a_question_longer_than_the_context_is_refused(toy_vlm: Path) -> None:
+    """It would take time that grows with its square, and bring nonsense."""
+    answerer = open_answerer(str(toy_vlm), device="cpu")
+    (image,) = birds(1)
+    for ask in (Ask("x" * 5000, image), Ask("x" * 5000)):
+        with pytest.raises(RecordError, match=r"prompt has 5\d\d\d tokens, this model's context 2048; shorten it"):
+            answerer.reply([ask], 4)
+    with pytest.raises(RecordError, match="shorten it"):
+        answerer.letters([Ask("x" * 5000, image)], ["AB"])
 
 
 def test_a_family_without_written_out_image_tokens_answers_too(llava_folder: Path) -> None:

@@ -25,6 +25,8 @@ from fgvr.stream import read as read_stream
 
 FORMATS = ("fgvr", "foci", "vlmevalkit", "lmms-eval", "finer")
 KNOWN = "score reads fgvr predictions, FOCI results, VLMEvalKit tables, lmms-eval samples and FINER's output"
+NOTHING = "nothing to score: no `correct`, no `attributes` or `description`; run `fgvr eval` first"
+SCORED = ("metric", "prediction", "correct", "attributes", "description", "required")  # a record has one of them
 Say = Callable[[str], None]
 
 
@@ -154,10 +156,17 @@ def _document(label: str, data: bytes, shape: str, form: str | None) -> tuple[li
         rows = found.get("predictions", found.get("logs"))
         own = found["metrics"] if isinstance(found.get("metrics"), dict) else {}
     if not isinstance(rows, list):
-        raise FgvrError(f"{label}: a JSON document without predictions; {KNOWN}")
+        raise FgvrError(f"{label}: {_listed(found) or f'a JSON document without predictions; {KNOWN}'}")
     if not rows:
         raise FgvrError(f"{label}: no predictions in it; name the right --format: {KNOWN}")
     return rows, form or _form(label, rows[0]), own
+
+
+def _listed(found: Any) -> str:
+    """What to say where a file of options is taken for one of predictions; "" of any other."""
+    rows = next(iter(found.values()), None) if isinstance(found, dict) else None
+    options = isinstance(rows, list) and rows and isinstance(rows[0], dict) and "groundtruth" in rows[0]
+    return "options of questions, no predictions; make questions by `fgvr questions --options`" if options else ""
 
 
 def _form(label: str, row: Any) -> str:
@@ -265,6 +274,9 @@ def _unique(source: Source, items: Iterable[Item], at: list[int]) -> Iterator[It
             continue
         key = item.get("id")
         if type(key) is not str or not key:
+            if "id" not in item and not any(name in item for name in SCORED):
+                yield fault(_listed(item) or NOTHING, item)
+                continue
             try:
                 item, key = _identified(item)
             except RecordError as error:

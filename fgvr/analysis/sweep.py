@@ -50,7 +50,7 @@ class Swept:
 
 def sweep(
     rows: Rows, codes: Tensor, train: Tensor, val: Tensor, categories: Sequence[str],
-    rates: Sequence[float] = RATES, decays: Sequence[float] = DECAYS, epochs: int = EPOCHS, batch: int = 1024,
+    rates: Sequence[float] = RATES, decays: Sequence[float] = DECAYS, epochs: int = EPOCHS, batch: int | None = None,
     seed: int = 0,
 ) -> Swept:  # fmt: skip
     """Train all settings, keep the best on the validation rows.
@@ -61,6 +61,7 @@ def sweep(
     Args:
         rows: (N, D). codes: (N,) places in `categories`. train, val: rising row numbers.
         epochs: passes over the training rows; one more finds their mean and deviation.
+        batch: rows of a step; None: a sixteenth of the training rows, from 16 to 1024.
     Raises:
         FgvrError: features are not finite, or there is no validation row.
         ValueError: no setting, or fewer than two categories.
@@ -69,6 +70,7 @@ def sweep(
         raise ValueError("a sweep needs a rate, a decay and two categories")
     if not len(val) or not len(train):
         raise FgvrError("there are no validation rows; hold some of the training rows back")
+    batch = batch or min(1024, max(16, len(train) // 16))  # some steps an epoch, also of few rows
     mean, scale = statistics(rows, train)
     device = codes.device
     settings = [Setting(rate, decay) for rate in rates for decay in decays]

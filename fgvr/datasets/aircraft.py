@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fgvr.datasets.spec import Archive, Category, Index, Spec, lines, pairs
+from fgvr.datasets.spec import Archive, Category, Index, Lookup, Spec, lines
 
 HERE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 LEVELS = ("variant", "family", "manufacturer")
@@ -14,7 +14,7 @@ LISTS = ("variants", "families", "manufacturers")
 def index(at: Path, split: str, level: str) -> Index:
     """data/images_<level>_<split>.txt: "0056978 707-320". The three files together say which variant is whose."""
     listed = {name: f"data/images_{name}_{split}.txt" for name in LEVELS}
-    of = {name: dict(pairs(at / listed[name])) for name in LEVELS}
+    of = {name: Lookup(at / listed[name]) for name in LEVELS}
     kin = {name: (of["family"][image], of["manufacturer"][image]) for image, name in of[level].items()}
     categories = {}
     for name in lines(at / "data" / f"{LISTS[LEVELS.index(level)]}.txt"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fgvr.datasets.spec import Archive, Category, Index, Spec, clean, pairs
+from fgvr.datasets.spec import Archive, Category, Index, Lookup, Spec, clean, pairs
 
 SPELLING = {"Artic Tern": "Arctic Tern"}  # the archive's own slip
 
 
 def index(at: Path, split: str, level: str) -> Index:
     """images.txt, image_class_labels.txt and train_test_split.txt are joined by image number."""
-    labels, part = dict(pairs(at / "image_class_labels.txt")), dict(pairs(at / "train_test_split.txt"))
+    labels, part = Lookup(at / "image_class_labels.txt"), Lookup(at / "train_test_split.txt")
     wanted = {"train": "1", "test": "0"}[split]
     names = {key: clean(name.partition(".")[2]) for key, name in pairs(at / "classes.txt")}
     categories = {key: Category(SPELLING.get(name, name), aliases=(name,)) for key, name in names.items()}

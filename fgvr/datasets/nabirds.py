@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fgvr.datasets.spec import Category, Index, Spec, clean, pairs
+from fgvr.datasets.spec import Category, Index, Lookup, Spec, clean, pairs
 
 
 def coarse(leaf: str, above: list[str]) -> tuple[str, ...]:
@@ -23,8 +23,8 @@ def coarse(leaf: str, above: list[str]) -> tuple[str, ...]:
 def index(at: Path, split: str, level: str) -> Index:
     """classes.txt names leaves and inner nodes, hierarchy.txt is "child parent"; images have categories by number."""
     names = {key: clean(name) for key, name in pairs(at / "classes.txt")}
-    parents = dict(pairs(at / "hierarchy.txt"))
-    labels, part = dict(pairs(at / "image_class_labels.txt")), dict(pairs(at / "train_test_split.txt"))
+    parents = Lookup(at / "hierarchy.txt")
+    labels, part = Lookup(at / "image_class_labels.txt"), Lookup(at / "train_test_split.txt")
     categories = {}
     for key in sorted(set(labels.values()), key=int):
         above: list[str] = []

@@ -121,6 +121,17 @@ def pairs(path: Path) -> Iterator[tuple[str, str]]:
         yield key, value.strip()
 
 
+class Lookup(dict[str, str]):
+    """The pairs of a list file, `pairs`. Raises FgvrError, naming the file, for a key that it lacks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(pairs(path))
+        self.path = path
+
+    def __missing__(self, key: str) -> str:
+        raise FgvrError(f"{self.path}: list files do not fit together: nothing for {key!r}; unpack the archive again")
+
+
 def mat(path: Path, *names: str) -> list[Any]:
     """Arrays of a MATLAB file, each at least one-dimensional, without its empty dimensions."""
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,23 +148,32 @@ class Labels:
         known = {normalise(name): name for name in names}
         for name in self.by_name:
             if name not in known:
-                close = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {known[close[0]]!r}?" if close else "correct it"
-                raise FgvrError(f"{self.name}: {name!r} is no category of {title}; {hint}")
+                hint = _hint(name, known) or "; correct it"
+                raise FgvrError(f"{self.name}: {name!r} is no category of {title}{hint}")
 
-    def put(self, items: Iterable[Item]) -> Iterator[Item]:
-        """image -> image with these labels, which replace those that it had. Raises FgvrError when none fits."""
-        used = False
+    def put(self, items: Iterable[Item], say: Callable[[str], None] = lambda line: None) -> Iterator[Item]:
+        """image -> image with these labels, which replace those that it had; what no image is of is said in the end.
+
+        Raises:
+            FgvrError: none fits.
+        """
+        used: set[str] = set()
+        plain: dict[str, str] = {}  # categories without labels
         for item in items:
             if not isinstance(item, Bad):
                 names = (item["category"], *item.get("aliases", ()))
-                given = next((self.by_name[n] for n in map(normalise, names) if n in self.by_name), None)
-                if given is not None:
-                    used = True
-                    item = {**item, "labels": self._merged(item, given)}
+                name = next((n for n in map(normalise, names) if n in self.by_name), None)
+                if name is None:
+                    plain.setdefault(normalise(item["category"]), item["category"])
+                else:
+                    used.add(name)
+                    item = {**item, "labels": self._merged(item, self.by_name[name])}
             yield item
         if not used:
             raise FgvrError(f"{self.name}: names no category of these images; check its column category")
+        if idle := [name for name in self.by_name if name not in used]:
+            say(f"{self.name}: {len(idle)} of {len(self.by_name)} names are no category of these images, the first is "
+                f"{idle[0]!r}{_hint(idle[0], plain)}")  # fmt: skip
 
     @staticmethod
     def _merged(record: dict[str, Any], given: dict[str, list[str]]) -> dict[str, Any]:
@@ -176,3 +185,9 @@ class Labels:
             "coarse": coarse,
             "fine": given.get("fine") or old.get("fine") or [record["category"]],
         }
+
+
+def _hint(name: str, known: Mapping[str, str]) -> str:
+    """What a name that is not known may have meant, "" where nothing is near."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {known[close[0]]!r}?" if close else ""

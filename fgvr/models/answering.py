@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fgvr.errors import FgvrError
+from fgvr.errors import FgvrError, RecordError
 from fgvr.models import conversing, loading, shared_prefix
 from fgvr.models.base import Ask, Said
 from fgvr.models.families import FAMILIES
@@ -229,7 +229,13 @@ class VlmAnswerer:
     # --- prompts ---
 
     def _chat(self, question: str, reply: str | None, with_image: bool, before: Turns = ()) -> str:
-        return self.vlm.chat([*before, (question, reply)], with_image)
+        text = self.vlm.chat([*before, (question, reply)], with_image)
+        context = self.vlm.writer.context
+        if reply is None and len(text.encode()) > context:  # a token is a byte or more
+            count = len(self.vlm.tokenizer(text).input_ids)
+            if count > context:
+                raise RecordError(f"the prompt has {count} tokens, this model's context {context}; shorten it")
+        return text
 
     def _options(self, prompt: str) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompt)}

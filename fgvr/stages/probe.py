@@ -233,9 +233,8 @@ def _swept(sides: _Sides, fitted: Sequence[str], chosen: Sequence[str], seed: in
         raise FgvrError(f"{len(unknown)} validation categories have no training image, the first is {unknown[0]!r}")
     codes = torch.tensor([place[name] for name in (*fitted, *chosen)])
     rows, count = Rows(torch.cat([sides.x, sides.val])), len(fitted)
-    batch = min(1024, max(16, count // 16))  # some steps an epoch, also of few rows
     every = torch.arange(len(codes))
-    found = sweep(rows, codes, every[:count], every[count:], names, batch=batch, seed=seed)
+    found = sweep(rows, codes, every[:count], every[count:], names, seed=seed)
     score = linear.evaluate(found.probe, sides.test, sides.categories)
     return {**_score("swept probe", score), "settings": len(found.settings)}
 

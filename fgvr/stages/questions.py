@@ -15,6 +15,7 @@ from fgvr.stream import Bad, Item, each
 
 KINDS = ("open", "mcq", "yesno", "caption")
 DROPPED = ("attributes", "description", "negatives")  # long, and a hint at the answer
+LABELS = "`fgvr dataset --labels FILE` adds them"
 OWN = ("id", "image", "kind", "question", "options", "answer", "answer_index")
 
 
@@ -92,8 +93,9 @@ class _World:
         self.categories = sorted(names)
 
     def siblings(self, record: Record) -> set[str]:
-        check(record, ("labels",))
-        return set().union(*(self.coarse[label] for label in _coarse(record))) if _coarse(record) else set()
+        if not isinstance(record.get("labels"), dict):
+            raise RecordError(f"record has no 'labels'; {LABELS}")
+        return set().union(*(self.coarse[label] for label in _coarse(record)))
 
 
 def _coarse(record: Record) -> list[str]:
@@ -107,10 +109,9 @@ def _open(record: Record, question: str | None, level: str | None) -> Record:
     own = {"question": asked, "options": None, "answer": record["category"], "answer_index": None}
     if level is None:
         return own
-    check(record, ("labels",))
     names = labels_at(record, level)
     if not names:
-        raise RecordError(f"'labels' have no {level!r} label; add it, or leave --level out")
+        raise RecordError(f"record has no {level!r} label in 'labels'; {LABELS}, or leave --level out")
     more = texts(record, "aliases") if level == "fine" else []
     return {**own, "answer": names[0], "aliases": [*names[1:], *more], "level": level}
 

@@ -16,6 +16,7 @@ from fgvr.analysis import concepts, intervals
 from fgvr.analysis.columns import Predictions
 from fgvr.analysis.concepts import Reference
 from fgvr.analysis.descriptions import quality
+from fgvr.analysis.formats import NOTHING
 from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
 from fgvr.errors import FgvrError, RecordError
@@ -85,7 +86,7 @@ def _sort(record: Record) -> str:
         return "extraction"
     if isinstance(record.get("required"), list):
         return "concept"
-    raise RecordError("nothing to score: no `correct`, no `attributes` or `description`; run `fgvr eval` first")
+    raise RecordError(NOTHING)
 
 
 class Scored:
