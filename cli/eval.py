@@ -29,8 +29,8 @@ def command(
 ) -> None:  # fmt: skip
     """Answer questions with a model.
 
-    SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY) or
-    clip:NAME (open_clip). Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the
+    SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY),
+    clip:NAME (open_clip) or clip-of:MODEL (the CLIP that MODEL's vision encoder is). Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the
     reply; `prediction`, the option or name read out of it, null when it names none; and `correct`, null where the
     question has no `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and
     articles.
@@ -55,10 +55,11 @@ def command(
     from fgvr.stages.evaluate import evaluate
 
     scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
-    scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
+    scoring = settings.scoring or ("option" if scheme in ("clip", "clip-of") else "generate")
     names = ranked(job, scoring, categories)
     recordable(record, scoring, settings.prompting)
-    more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": {"template": settings.template}}
+    clip = {"template": settings.template}
+    more: dict[str, dict[str, Any]] = {"openai": {"server": server}, "clip": clip, "clip-of": clip}
     opened = open_answerer(model, device=device, adapter=adapter, **more.get(scheme, {}))
     longest = settings.max_new_tokens or (512 if settings.prompting == "cot" else 32)
     asked = [prompts.MULTIPLE_CHOICE, *finer.PROMPTINGS[settings.prompting]]

@@ -27,7 +27,7 @@ def table(records: Sequence[Record]) -> list[str]:
         [*row, *(cells.get(column, "") for column in columns), "/".join(dict.fromkeys(counts.get(row, [])))]
         for row, cells in rows.items()
     ]
-    return _aligned([head, *body])
+    return aligned([head, *body])
 
 
 def _row(record: Record) -> tuple[str, str]:
@@ -52,7 +52,7 @@ def _cell(record: Record) -> str:
     return f"{text} p {record['p']:.2g}" if record.get("p") is not None else text
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell, the last one to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
