@@ -30,10 +30,10 @@ def command(
     """Answer questions with a model.
 
     SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY),
-    clip:NAME (open_clip) or clip-of:MODEL (the CLIP that MODEL's vision encoder is). Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the
-    reply; `prediction`, the option or name read out of it, null when it names none; and `correct`, null where the
-    question has no `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and
-    articles.
+    clip:NAME (open_clip) or clip-of:MODEL (the CLIP that MODEL's vision encoder is). Reads questions (image, kind,
+    question; options of a multiple-choice one), adds `raw`, the reply; `prediction`, the option or name read out of it,
+    null when it names none; and `correct`, null where the question has no `answer`. An open answer must equal `answer`
+    or one of `aliases` but for case, punctuation and articles.
 
     With --scoring letter or option no choice is generated: the likeliest is taken and `scores` holds one figure an
     option. --scoring label ranks all categories, those of --categories or of the input file: `top` holds the best

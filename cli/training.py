@@ -124,7 +124,7 @@ def _reports(job: Job, settings: Training, resumed: bool) -> Any:
 
 
 def _readable(items: Iterator[Item], image_root: str, fits: Callable[[dict[str, Any]], Any]) -> Iterator[Item]:
-    """Find what cannot be learnt, and images that cannot be read, now, one by one, and not in the middle of training."""
+    """Find what cannot be learnt, and images that cannot be read, one by one now, not in the middle of training."""
     from fgvr.images import open_image
 
     def look(record: dict[str, Any]) -> dict[str, Any]:

@@ -243,9 +243,12 @@ def test_models_with_one_tower_share_what_is_kept(tmp_path: Path) -> None:
     """Other weights everywhere else, and an image token of another number."""
     one = open_vlm(str(families.build("llava", tmp_path / "a")), device="cpu")
     other = open_vlm(str(families.build("llava", tmp_path / "b", families.tokenizer("<extra>"))), device="cpu")
+    for vlm in (one, other):
+        vlm.model.requires_grad_(False)
     other.part("tower").load_state_dict(one.part("tower").state_dict())
     other.tokenizer.add_special_tokens({"additional_special_tokens": ["<seen>"]})
-    other.processor.image_token, other.model.config.image_token_id = "<seen>", len(other.tokenizer) - 1
+    other.processor.image_token = "<seen>"
+    other.model.config.image_token_id = other.tokenizer.convert_tokens_to_ids("<seen>")
     other.processor.image_token_id = other.writer.image_token_id = other.image_token_id
     Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "x.png")
     with torch.no_grad():

@@ -118,11 +118,15 @@ def test_a_conversation_teaches_every_reply(vlm: Vlm) -> None:
     (feature,) = vlm.features(vlm.pixels(images()[:1]))
     found = lessons(vlm, DIALOGUE)
     assert len(found) == (3 if vlm.parts is not None and vlm.parts.prefix else 1)
+
+    def told(pair: tuple[int, int]) -> bool:
+        return pair[1] != IGNORE
+
     taught, total = [], 0.0
     for lesson in found:
         ids, labels = lesson.encode(vlm, vlm.sight(feature))
         assert ids.count(vlm.image_token_id) == len(feature) and len(ids) == len(labels)
-        spans = [list(run) for said, run in itertools.groupby(zip(ids, labels), lambda x: x[1] != IGNORE) if said]
+        spans = [list(run) for said, run in itertools.groupby(zip(ids, labels, strict=True), told) if said]
         assert all(id == label for span in spans for id, label in span)
         taught += [[label for _, label in span] for span in spans]
         total += reply_loss(vlm, [lesson], [feature]).item() * sum(map(len, spans))

@@ -63,7 +63,7 @@ define finer.set
 $(FINER)/$1/finer/$2: FORCE
 	$$(MAKE) DATASET=$1 RUN=$(FINER)/$1 $(call data,$1) $$@
 endef
-ifneq ($(filter granularity modality-gap $(FINER)/%,$(MAKECMDGOALS)),)
+ifneq ($(filter granularity modality-gap $(FINER)/modality-gap.txt,$(MAKECMDGOALS)),)
 $(foreach d,$(DATASETS),$(foreach f,levels.txt image.jsonl text.jsonl,$(eval $(call finer.set,$d,$f))))
 endif
 

@@ -25,9 +25,9 @@ STAIRS ?= $(call cell,1,1,1,1) $(call cell,1,1,2,1) $(call cell,2,1,2,1) $(call 
 ## further options of `fgvr assemble`, of pretraining, of tuning and of `fgvr eval` in `make grid`
 GRID_ASSEMBLE_OPTIONS ?= --feature-layer -1
 ## further options of `fgvr tune` on captions in `make grid`
-GRID_PRETRAIN_OPTIONS ?= --batch-size 32 --epochs 2 --lr 3e-3 --warmup-steps 10
+GRID_PRETRAIN_OPTIONS ?= --batch-size 16 --epochs 1 --lr 4e-3 --warmup-steps 5
 ## further options of `fgvr tune` on instructions in `make grid`
-GRID_TUNE_OPTIONS ?= --batch-size 32 --epochs 3 --lr 1e-3 --warmup-steps 10 --choice-reply text
+GRID_TUNE_OPTIONS ?= --batch-size 16 --epochs 1 --lr 2e-3 --warmup-steps 5 --choice-reply text
 ## further options of `fgvr eval` in `make grid`
 GRID_EVAL_OPTIONS ?= --scoring option
 
@@ -47,6 +47,7 @@ grid.how = --image-root $(call quote,$(GRID_IMAGES)) --vision-cache $(GRID)/visi
 define grid.model
 $(GRID)/models/$(notdir $1)+$(notdir $2): $(call files,$1) $(call files,$2) $(if $(filter $(GRID)/parts/%,$1),$1) \
   $(if $(filter $(GRID)/parts/%,$2),$2) $(GRID)/.settings/grid-assemble | $(SETUP)
+	@mkdir -p $$(@D)
 	$$(FGVR) $$(stage.grid-assemble) --llm $1 --vision $2 $$(call resume,$$@)
 endef
 # language model + tower, pretraining data
@@ -59,9 +60,11 @@ define grid.cell
 $(GRID)/cells/$1+$2+$3/model: $(GRID)/instructions.jsonl $(GRID)/models/$1$(if $(filter none,$2),,+$2) $(GRID)/.settings/grid-tune | $(SETUP)
 	@mkdir -p $$(@D)
 	$$(FGVR) $$(stage.grid-tune) $(call warmup,$3) --model $(GRID)/models/$1$(if $(filter none,$2),,+$2) $$(grid.how) $$(call resume,$$@) $$<
+$(GRID)/cells/$1+$2+$3/answers.jsonl: $(GRID)/tests.jsonl $(GRID)/cells/$1+$2+$3/model $(GRID)/.settings/grid-eval | $(SETUP)
+	$$(FGVR) $$(stage.grid-eval) --model $(GRID)/cells/$1+$2+$3/model --image-root $$(call quote,$$(GRID_IMAGES)) $$(how) $$(call resume,$$@) $$<
 $(foreach s,$(GRID_SETS),
-$(GRID)/cells/$1+$2+$3/$s.jsonl: $(GRID)/test-$s.jsonl $(GRID)/cells/$1+$2+$3/model $(GRID)/.settings/grid-eval | $(SETUP)
-	$$(FGVR) $$(stage.grid-eval) --model $(GRID)/cells/$1+$2+$3/model --image-root $$(call quote,$$(GRID_IMAGES)) $$(how) $$(call resume,$$@) $$<)
+$(GRID)/cells/$1+$2+$3/$s.jsonl: $(GRID)/cells/$1+$2+$3/answers.jsonl
+	grep '^{"set":"$s",' $$< > $$@.new && mv $$@.new $$@)
 endef
 pairs = $(foreach l,$(LLMS),$(foreach v,$(VISIONS),$(notdir $l)+$(notdir $v)))
 
@@ -80,6 +83,10 @@ endif
 grid: $(GRID)/table.txt
 	@cat $<
 
+# one run of the model for all test sets
+$(GRID)/tests.jsonl: $(GRID_SETS:%=$(GRID)/test-%.jsonl)
+	{ $(foreach s,$(GRID_SETS),sed 's|^{|&"set":"$s",|' $(GRID)/test-$s.jsonl;) } > $@.new && mv $@.new $@
+
 GRID_ANSWERS = $(foreach c,$(cells),$(GRID_SETS:%=$(GRID)/cells/$c/%.jsonl))
 $(GRID)/study.jsonl: $(GRID_ANSWERS) $(GRID)/.settings/grid-study | $(SETUP)
 	$(FGVR) $(stage.grid-study) --plots $(GRID)/figures -o $@
@@ -92,13 +99,16 @@ $(GRID)/table.txt: $(GRID)/study.jsonl | $(SETUP)
 PARTS := $(if $(call equal,$(FGVR),$(BIN)/fgvr),$(BIN)/python examples/toy/parts.py,$(FGVR) parts)
 TOY_PARTS = small large early full
 $(TOY_PARTS:%=$(GRID)/parts/%): examples/toy/parts.py $(call files,examples/toy/vlm) | $(SETUP)
+	@mkdir -p $(@D)
 	$(PARTS) $(@D) $(@F)
 
 # captions are of birds of other species; the split decides which records a file gets
 $(GRID)/other.jsonl: | $(SETUP)
-	$(FGVR) dataset toy --root $(GRID_IMAGES)/other --seed 1 --split train --train 50 $(call resume,$@)
+	@mkdir -p $(@D)
+	$(FGVR) dataset toy --root $(GRID_IMAGES)/other --seed 1 --split train --train 30 $(call resume,$@)
 $(GRID)/train.jsonl $(GRID)/test.jsonl: $(GRID)/%.jsonl: | $(SETUP)
-	$(FGVR) dataset toy --root $(GRID_IMAGES) --split $* --train 16 $(call resume,$@)
+	@mkdir -p $(@D)
+	$(FGVR) dataset toy --root $(GRID_IMAGES) --split $* --train 6 --test 5 $(call resume,$@)
 $(GRID)/triples.jsonl: $(GRID)/train.jsonl examples/toy/parts.py
 	$(PARTS) - describe < $< > $@.new && mv $@.new $@
 $(GRID)/asked.jsonl $(GRID)/test-attributes.jsonl: $(GRID)/%.jsonl: $(GRID)/train.jsonl $(GRID)/test.jsonl examples/toy/parts.py

@@ -3,12 +3,6 @@
 #     make study MODELS="hf:llava-hf/llava-1.5-7b-hf hf:Qwen/Qwen2-VL-7B-Instruct" DATASETS="imagenet flowers pets food101" \
 #       DATA_ROOT=/data ENCODER=clip:ViT-L-14/laion2b_s32b_b82k GENERAL=scores.csv
 
-## models of `make study`, apart by spaces
-MODELS ?= $(MODEL)
-## data sets of `make study`, apart by spaces
-DATASETS ?= $(DATASET)
-## folder with a folder of images for each data set, under its name
-DATA_ROOT ?=
 ## folder of the results of `make study`
 STUDY ?= runs/study
 ## MODEL=clip:NAME for each model whose config does not tell the CLIP of its vision encoder
@@ -19,10 +13,6 @@ GENERAL ?=
 STUDY_QUESTION ?= What type of object is in this photo?
 ## further options of `fgvr study`
 STUDY_OPTIONS ?=
-
-# a model as a folder's name; the folder of a data set
-base = $(notdir $(subst :,/,$(1)))
-data = DATA=$(call quote,$(if $(DATA_ROOT),$(DATA_ROOT)/$(1),$(DATA)))
 
 # --- one model on one data set: RUN is STUDY/DATASET ---
 
@@ -61,24 +51,22 @@ $(STUDY)/$1/$(call base,$2)/$3.jsonl: $(STUDY)/$1/choices.jsonl FORCE
 endef
 study.runs = $(foreach d,$(DATASETS),$(foreach m,$(MODELS),$(call study.run,$d,$(call base,$m))))
 study.run  = $(1)/$(2)=$(STUDY)/$(1)/$(2)/answers.jsonl $(1)/clip-of-$(2)=$(STUDY)/$(1)/$(2)/encoder.jsonl
-study.all  = study $(study.runs) $(foreach m,$(MODELS),--encoder $(call base,$m)=clip-of-$(call base,$m)) \
+stage.study-all = study $(study.runs) $(foreach m,$(MODELS),--encoder $(call base,$m)=clip-of-$(call base,$m)) \
 	$(addprefix --general ,$(GENERAL)) $(STUDY_OPTIONS)
 
 ifneq ($(filter study $(STUDY)/study.jsonl $(STUDY)/table.txt,$(MAKECMDGOALS)),)
 $(foreach d,$(DATASETS),$(eval $(call study.set,$d)))
 $(foreach d,$(DATASETS),$(foreach m,$(MODELS),$(foreach f,answers encoder,$(eval $(call study.cell,$d,$m,$f)))))
-$(eval $(call stamps,$(STUDY),study.all))
+$(eval $(call stamps,$(STUDY),study-all))
 endif
-stage.study.all = $(study.all)
-
 .PHONY: study
 ## MODELS on DATASETS, each beside its own vision encoder: tables and figures
 study: $(STUDY)/table.txt
 	@cat $<
 
 STUDIED = $(foreach d,$(DATASETS),$(foreach m,$(MODELS),$(addprefix $(STUDY)/$d/$(call base,$m)/,answers.jsonl encoder.jsonl)))
-$(STUDY)/study.jsonl: $(STUDIED) $(foreach g,$(GENERAL),$(lastword $(subst =, ,$g))) $(STUDY)/.settings/study.all | $(SETUP)
-	$(FGVR) $(study.all) --plots $(STUDY)/figures -o $@
+$(STUDY)/study.jsonl: $(STUDIED) $(foreach g,$(GENERAL),$(lastword $(subst =, ,$g))) $(STUDY)/.settings/study-all | $(SETUP)
+	$(FGVR) $(stage.study-all) --plots $(STUDY)/figures -o $@
 
 $(STUDY)/table.txt: $(STUDY)/study.jsonl | $(SETUP)
-	$(FGVR) $(study.all) --table -o $@
+	$(FGVR) $(stage.study-all) --table -o $@

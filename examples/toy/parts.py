@@ -1,9 +1,11 @@
 """What `make grid` puts together in the toy world: `python examples/toy/parts.py FOLDER large small full early`.
 
-large  the language model of examples/toy/vlm by itself. small  its first two layers, trained on for a few steps on the recipe's texts.
-full   the vision tower of examples/toy/vlm as a SigLIP tower. early  its first two layers: it has seen less.
-`python examples/toy/parts.py - describe < images.jsonl` adds a `description` of the true attributes; `… - attributes` writes a question
-about one attribute of each image instead, with its four values as options: what stands for general ability here.
+large  the language model of examples/toy/vlm by itself.
+small  its first two layers, trained on for a few steps on the recipe's texts.
+full   the vision tower of examples/toy/vlm as a SigLIP tower.
+early  its first two layers.
+`python examples/toy/parts.py - describe < images.jsonl` adds a `description` of the true attributes; `… - attributes`
+writes a question about one attribute of each image instead, its four values as options: general ability, here.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 CHAT = (
-    "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] + '<end_of_utterance>\\n' }}{% endfor %}"
-    "{{ 'Assistant:' if add_generation_prompt else '' }}"
+    "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] }}<end_of_utterance>\n"
+    "{% endfor %}{{ 'Assistant:' if add_generation_prompt else '' }}"
 )
 STEPS, RATE = 250, 2e-3
 
@@ -30,14 +32,15 @@ def toy() -> Any:
 
 
 def write_language_model(folder: Path, layers: int) -> None:
-    """The first layers of the toy's language model, with tokenizer and conversation format; trained on where some are missing."""
+    """The first layers of the toy's language model, with tokenizer and format; trained on where some are missing."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     vlm = toy()
     kept = vlm.config.text_config
     settings = {**kept.to_dict(), "num_hidden_layers": layers}
     model = MistralForCausalLM(MistralConfig(**{k: v for k, v in settings.items() if k not in ("model_type", "dtype")}))
-    model.model.load_state_dict({k: v for k, v in vlm.model.text_model.state_dict().items() if k in model.model.state_dict()})
+    wanted = model.model.state_dict()
+    model.model.load_state_dict({k: v for k, v in vlm.model.text_model.state_dict().items() if k in wanted})
     model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(HERE / "vlm")
     if layers < kept.num_hidden_layers:
@@ -75,9 +78,9 @@ def write_tower(folder: Path, layers: int) -> None:
 
     vlm = toy()
     kept, tower = vlm.config.vision_config, vlm.model.vision_model
-    names = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size", "hidden_act", "layer_norm_eps")
-    config = SiglipVisionConfig(**{name: getattr(kept, name) for name in names}, num_hidden_layers=layers, vision_use_head=False)
-    model = SiglipVisionModel(config)
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "image_size", "patch_size", "hidden_act")
+    same = {name: getattr(kept, name) for name in (*names, "layer_norm_eps")}
+    model = SiglipVisionModel(SiglipVisionConfig(**same, num_hidden_layers=layers, vision_use_head=False))
     inner = getattr(model, "vision_model", model)
     inner.load_state_dict({k: v for k, v in tower.state_dict().items() if k in inner.state_dict()})
     model.save_pretrained(folder)
@@ -99,8 +102,9 @@ def asked(record: dict[str, Any]) -> dict[str, Any]:
     key = draw.choice(sorted(world.ATTRIBUTES))
     options = draw.sample(world.ATTRIBUTES[key], len(world.ATTRIBUTES[key]))
     answer = record["attributes_true"][key]
-    own = {"id": f"{record['id']}/{key}", "kind": "mcq", "question": prompts.attribute_question(key, record["superclass"])}
-    return {**record, **own, "options": options, "answer": answer, "answer_index": options.index(answer), "category": answer}
+    own = {"id": f"{record['id']}/{key}", "kind": "mcq", "options": options, "answer": answer, "category": answer}
+    question = prompts.attribute_question(key, record["superclass"])
+    return {**record, **own, "question": question, "answer_index": options.index(answer)}
 
 
 MAKERS = {

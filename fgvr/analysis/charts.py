@@ -77,7 +77,8 @@ def _at(study: Study, run: str) -> tuple[float, float]:
 
 def _scatter(axes: Axes, study: Study, models: list[str]) -> None:
     places = [_at(study, model) for model in models]
-    axes.scatter(*zip(*places, strict=True), s=22, zorder=3)
+    x, y = zip(*places, strict=True)
+    axes.scatter(x, y, s=22, zorder=3)
     label(axes, places, models)
     _named(axes)
 
@@ -144,7 +145,8 @@ def _stairs(axes: Axes, study: Study) -> None:
 def _factors(panels: Any, study: Study, models: list[str]) -> None:
     """One panel a factor: arrows between models that differ in it and in nothing else."""
     for number, axes in enumerate([panels] if len(study.factors) == 1 else panels):
-        axes.scatter(*zip(*[_at(study, model) for model in models], strict=True), s=14, color="0.4", zorder=3)
+        x, y = zip(*[_at(study, model) for model in models], strict=True)
+        axes.scatter(x, y, s=14, color="0.4", zorder=3)
         kinds = study.pairs(number)
         for colour, ((low, high), pairs) in enumerate(kinds.items()):
             for before, after in pairs:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class Answers:
     """What some runs got right of one data set.
 
-    right: run -> (N,) 0 or 1, the questions in one order. weight: (N,), mean 1. units: run -> (N,) what its answers share
-    (an image, a category); None: each question has its own. klass: (N,) categories where these count alike, else None.
+    right: run -> (N,) 0 or 1, the questions in one order. weight: (N,), mean 1. units: run -> (N,) what its answers
+    share (an image, a category); None: each question has its own. klass: (N,) categories where these count alike, else
+    None.
     """
 
     right: dict[str, ndarray]

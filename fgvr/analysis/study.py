@@ -52,14 +52,15 @@ class Study:
             if run not in self.runs:
                 raise FgvrError(f"there are no predictions of {run!r}; there are those of {', '.join(self.runs)}")
         for name, answers in self.sets.items():
-            lacks = [m for m in self.runs if m not in answers.right and (m in self.models or name in self._of("fine-"))]
+            wanted = self.runs if name not in self.general_sets else self.models
+            lacks = [run for run in wanted if run not in answers.right]
             if lacks:
-                raise FgvrError(f"{lacks[0]} has no predictions on {name}, as others have; evaluate it, or leave it out")
+                raise FgvrError(f"{lacks[0]} has no predictions on {name}, as others have; evaluate it there")
         for unknown in set(self.general_sets) - set(self.sets):
             raise FgvrError(f"--general-sets {unknown}: there is no such data set")
         wrong = [m for m in self.models if self.factors and m.count(PART) + 1 != len(self.factors)]
         if wrong:
-            raise FgvrError(f"{wrong[0]!r} is not {PART.join(self.factors)}; name the models so, or leave --factors out")
+            raise FgvrError(f"{wrong[0]!r} is not {PART.join(self.factors)}; name models so, or leave --factors out")
 
     def _of(self, scope: str) -> list[str]:
         return [name for name in self.sets if (name in self.general_sets) == (scope == "general")]
@@ -109,7 +110,8 @@ class Study:
         about = {"run": model, "against": encoder}
         names = self._of("fine-grained")
         for name in names:
-            yield {**figure("study", "gap", self.sets[name].contrast({model: 1, encoder: -1})), **about, "dataset": name}
+            gap = self.sets[name].contrast({model: 1, encoder: -1})
+            yield {**figure("study", "gap", gap), **about, "dataset": name}
         yield from self._differences("gap", {model: 1, encoder: -1}, **about)
         for right in (True, False):
             metric = f"accuracy where the encoder is {'right' if right else 'wrong'}"

@@ -39,8 +39,8 @@ def clip_of(name: str, config: Any) -> str:
     found = KNOWN.get((kind, width, patch, size)) or KNOWN.get((kind, width, patch, 0))
     if found is None:
         raise FgvrError(
-            f"model {name}: the CLIP of its vision encoder ({kind}, width {width}, patches of {patch}, images of {size} "
-            "pixels) is not known; name it with --model clip:… (make study: ENCODER_OF)"
+            f"model {name}: the CLIP of its vision encoder ({kind}, width {width}, patches of {patch}, images of "
+            f"{size} pixels) is not known; name it with --model clip:… (make study: ENCODER_OF)"
         )
     return found
 

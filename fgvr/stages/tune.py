@@ -22,7 +22,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def talk(record: Record, choice_reply: str = "letter") -> Talk:
-    """What is asked and what is learnt: for a multiple-choice question the right option, of a dialogue all replies, else
+    """What is asked and what is learnt: of a multiple-choice question the right option, of a dialogue every reply, else
     the answer.
 
     Args:

@@ -82,8 +82,8 @@ class Vision:
             seen = look(self.vlm, self.pixels([image]))[1]
             if seen is None:
                 raise FgvrError("--vision-cache does not know how this family runs its tower; leave it out")
-            _save(path, seen, self.vlm.tokenizer)
-        return _load(path, self.vlm.tokenizer)
+            _save(path, seen, self.vlm)
+        return _load(path, self.vlm)
 
 
 class Shown:
@@ -248,7 +248,7 @@ def _write(path: Path, data: bytes) -> None:
     os.replace(partial, path)
 
 
-def _save(path: Path, seen: Seen, tokenizer: Any) -> None:
+def _save(path: Path, seen: Seen, vlm: Vlm) -> None:
     from safetensors.torch import save
 
     tensors = {f"output.{name}": value.contiguous() for name, value in _flat(seen.output).items()}
@@ -261,7 +261,8 @@ def _save(path: Path, seen: Seen, tokenizer: Any) -> None:
     counts = {name: len(value) for name, value in seen.output.items() if isinstance(value, tuple)} if isinstance(
         seen.output, dict) else {}  # fmt: skip
     ids = sorted(set(seen.inputs["sight"].flatten().tolist()) - {-1})
-    tokens = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
+    names = dict(zip(ids, vlm.tokenizer.convert_ids_to_tokens(ids), strict=True))
+    tokens = {key: None if key == vlm.image_token_id else name for key, name in names.items()}  # models name it anew
     note = json.dumps({"fills": fills, "counts": counts, "tokens": tokens}, sort_keys=True)
     try:
         path.parent.mkdir(exist_ok=True)
@@ -270,7 +271,7 @@ def _save(path: Path, seen: Seen, tokenizer: Any) -> None:
         raise FgvrError(f"cannot write {path}: {error.strerror}; make room, or leave --vision-cache out") from error
 
 
-def _load(path: Path, tokenizer: Any) -> Seen:
+def _load(path: Path, vlm: Vlm) -> Seen:
     """Raises FgvrError for a damaged file."""
     from safetensors import SafetensorError, safe_open
 
@@ -282,7 +283,8 @@ def _load(path: Path, tokenizer: Any) -> Seen:
         raise FgvrError(f"{path}: damaged ({error}); remove it, it will be made again") from error
     inputs = {name.removeprefix("input."): value for name, value in tensors.items() if name.startswith("input.")}
     inputs |= {name: tensors[f"fill.{name}"].expand(shape) for name, shape in note["fills"].items()}
-    own = {int(kept): tokenizer.convert_tokens_to_ids(token) for kept, token in note["tokens"].items()}
+    known = vlm.tokenizer.convert_tokens_to_ids
+    own = {int(k): vlm.image_token_id if name is None else known(name) for k, name in note["tokens"].items()}
     inputs["sight"] = torch.tensor([[own.get(kept, kept) for kept in row] for row in inputs["sight"].tolist()])
     flat = {name.removeprefix("output."): value for name, value in tensors.items() if name.startswith("output.")}
     if "output" in flat:
