@@ -20,7 +20,8 @@ def world(tmp_path: Path) -> World:
     (made.root / "examples" / "toy" / "parts.py").touch()
     stub = (made.root / "stub").read_text()  # predictions that a grep finds something in
     line = """case $* in eval*) printf '{"set":"%s",\\n' species attributes > "$out.partial" ;; esac\n"""
-    made.write("stub", stub.replace('[ "${STOP', line + '[ "${STOP'))
+    parts = 'case $1 in parts) [ "$2" = - ] || mkdir -p "$2/$3"; exit ;; esac\nname=$1'
+    made.write("stub", stub.replace('[ "${STOP', line + '[ "${STOP').replace("name=$1", parts))
     return made
 
 

@@ -90,8 +90,8 @@ set.images = $(if $(DATA_ROOT),$(1),sets/$(1)/images)
 stage.held-tune = tune --model $(MODEL) $(seed) $(TUNE_OPTIONS)
 stage.held-eval = $(stage.eval)
 ifneq ($(filter held-out $(HELD_OUT)/table.txt,$(MAKECMDGOALS)),)
-$(foreach s,$(TRAIN),$(eval $(HELD_OUT)/sets/$s/finer/dialogues.jsonl: FORCE ; $$(call set.make,$s) $$@))
-$(foreach s,$(TEST),$(eval $(HELD_OUT)/sets/$s/finer/levels.jsonl: FORCE ; $$(call set.make,$s) $$@))
+$(foreach s,$(TRAIN),$(eval $(HELD_OUT)/sets/$s/finer/dialogues.jsonl: FORCE ; +$$(call set.make,$s) $$@))
+$(foreach s,$(TEST),$(eval $(HELD_OUT)/sets/$s/finer/levels.jsonl: FORCE ; +$$(call set.make,$s) $$@))
 $(eval $(call stamps,$(HELD_OUT),held-tune held-eval))
 endif
 
