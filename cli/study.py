@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fgvr.analysis.settings import Study
-from fgvr.cli.options import InputFile, settings, stage_io
+from fgvr.cli.options import How, InputFile, settings, stage_io
 from fgvr.job import Job
 
 
@@ -29,7 +29,7 @@ class Answered(InputFile):
               help="Which run is the model's own vision encoder; repeatable.")  # fmt: skip
 @click.option("--general", multiple=True, metavar="[MODEL=]FILE", help="Scores of general ability; repeatable.")
 @click.option("--step", "stairs", multiple=True, metavar="MODEL", help="The next step of the stairs; repeatable.")
-@click.option("--plots", type=click.Path(), metavar="DIR", help="Also draw figures there, as .png and .svg.")
+@click.option("--plots", cls=How, type=click.Path(), metavar="DIR", help="Also draw figures there, as .png and .svg.")
 @settings(Study)
 def command(
     job: Job, predictions: tuple[tuple[str, str, str], ...], encoders: tuple[str, ...], general: tuple[str, ...],

@@ -61,10 +61,10 @@ def _study(
     per_class, found = settings.named("per_class"), {}
     for dataset, files in sets.items():
         runs = {name: scored.predictions for name, scored in load(job, files, Score()).items()}
-        found[dataset] = answers(dataset, runs, dataset in per_class)
+        found[dataset] = answers(dataset, runs, dataset in per_class, settings.measure)
     pairs = dict(pair.split("=", 1) for pair in encoders)
-    factors, sets_ = settings.named("factors"), settings.named("general_sets")
-    return Study(found, sets_, pairs, _general(job, general, predictions), factors, stairs)
+    scores = _general(job, general, predictions)
+    return Study(found, settings.named("general_sets"), pairs, scores, settings.named("factors"), stairs)
 
 
 def _general(job: Job, files: Sequence[str], predictions: Sequence[tuple[str, str, str]]) -> Scores:

@@ -92,6 +92,20 @@ def test_runs_that_cannot_be_compared(change: Any, why: str) -> None:
         brought({"a": predictions(0.5, 1), "b": change(predictions(0.5, 2))})
 
 
+def test_open_answers_by_finers_em() -> None:
+    """A sentence that holds the name is right; of several levels none can be chosen."""
+    rows = [{"id": f"{n}", "image": f"{n}", "kind": "open", "answer": "Kite", "prediction": text, "correct": False}
+            for n, text in enumerate(("It is a Kite.", "An owl"))]  # fmt: skip
+    own = Scored()
+    assert not list(own.take(rows))
+    assert answers("birds", {"a": own.predictions}, False, "em").accuracy("a")[0] == 0.5
+    assert answers("birds", {"a": own.predictions}, False).accuracy("a")[0] == 0
+    mixed = Scored()
+    assert not list(mixed.take([{**row, "level": level} for row, level in zip(rows, ("fine", "coarse"), strict=True)]))
+    with pytest.raises(FgvrError, match="a has no open answers at one level"):
+        answers("birds", {"a": mixed.predictions}, False, "em")
+
+
 def test_a_mean_over_data_sets() -> None:
     value, low, high, n = over_sets([(0.4, 0.3, 0.5, 100), (0.6, 0.5, 0.7, 50)])
     assert (value, n) == (0.5, 2) and low == pytest.approx(0.5 - 0.1 / 2**0.5) and high == pytest.approx(1 - low)
@@ -144,7 +158,7 @@ def test_models_beside_their_encoders() -> None:
     assert right["value"] * clip + wrong["value"] * (1 - clip) == pytest.approx(own), "FOCI's sum"
     assert next(r for r in records if r.get("of") == "general")["value"] == pytest.approx(0.45)
     head, row = table(study)
-    assert head.endswith("where encoder wrong") and "45.0" in row
+    assert head.endswith("where clip wrong") and "45.0" in row
     with pytest.raises(FgvrError, match="'clap'; there are those of m, clip"):
         Study(sets, encoders={"m": "clap"})
     with pytest.raises(FgvrError, match="'m' is not a\\+b; name models so"):

@@ -77,7 +77,7 @@ modality-gap: $(FINER)/modality-gap.txt
 	@cat $<
 
 $(FINER)/modality-gap.txt: $(foreach d,$(DATASETS),$(FINER)/$d/finer/image.jsonl $(FINER)/$d/finer/text.jsonl) | $(SETUP)
-	$(FGVR) study $(foreach d,$(DATASETS),$(foreach m,image text,$d/$m=$(FINER)/$d/finer/$m.jsonl)) --encoder text=image \
+	$(FGVR) study $(foreach d,$(DATASETS),$(foreach m,image text,$d/$m=$(FINER)/$d/finer/$m.jsonl)) --encoder text=image --measure em \
 	  --plots $(FINER)/figures --table -o $@
 
 # --- held out ---

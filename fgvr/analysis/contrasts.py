@@ -70,14 +70,17 @@ class Answers:
         return intervals.share(self.right[run][where] == 1, unit)
 
 
-def answers(dataset: str, runs: Mapping[str, Mapping[str, Predictions]], per_class: bool) -> Answers:
+def answers(
+    dataset: str, runs: Mapping[str, Mapping[str, Predictions]], per_class: bool, measure: str = "correct"
+) -> Answers:
     """Bring the runs of a data set together.
 
     Args:
         runs: run -> its predictions by kind; the choices among them count, or the only kind.
+        measure: "correct", or "em": FINER's EM of open answers (gold in prediction).
     Raises:
-        FgvrError: a run has several kinds and no choices, a question without an answer, or other questions than the
-            first one.
+        FgvrError: a run has several kinds and no choices, a question without an answer, none at one level for "em", or
+            other questions than the first one.
     """
     import numpy as np
 
@@ -91,12 +94,21 @@ def answers(dataset: str, runs: Mapping[str, Mapping[str, Predictions]], per_cla
             raise FgvrError(f"{dataset}: {run} and {first} answer other questions; evaluate both on one file")
         if (table["correct"] < 0).any():
             raise FgvrError(f"{dataset}: {run} has questions without an answer; leave them out")
-    right = {run: table["correct"][orders[run]].astype(np.int64) for run, table in tables.items()}
+    right = {run: _right(dataset, run, table, measure)[orders[run]] for run, table in tables.items()}
     klass = tables[first]["klass"][orders[first]].astype(np.int64) if per_class else None
     if klass is not None and (klass < 0).any():
         raise FgvrError(f"{dataset}: {first} has questions without `category`; leave it out of --per-class")
     units = {run: intervals.units(table["unit"][orders[run]]) for run, table in tables.items()}
     return Answers(right, _weights(klass, len(keys)), units, klass)
+
+
+def _right(dataset: str, run: str, table: Predictions, measure: str) -> ndarray:
+    import numpy as np
+
+    found = ["correct"] if measure == "correct" else [name for name in table.graded() if name.startswith("em/")]
+    if len(found) != 1 or np.isnan(table[found[0]]).any():
+        raise FgvrError(f"{dataset}: {run} has no open answers at one level; leave --measure em out")
+    return table[found[0]].astype(np.int64)
 
 
 def _weights(klass: ndarray | None, count: int) -> ndarray:

@@ -14,6 +14,9 @@ class Study:
     per_class: str = option("imagenet", "Data sets, with commas, whose accuracy is the mean over categories.")
     general_sets: str = option("", "Data sets, with commas, that show general ability; the others are fine-grained.")
     factors: str = option("", "What the parts of the models' names, apart by +, are called, with commas.")
+    measure: str = option(
+        "correct", "What is right: `correct`, or FINER's EM of open answers.", choices=("correct", "em")
+    )
     table: bool = option(False, "Write a table for people, not records.")
 
     def named(self, name: str) -> list[str]:

@@ -166,7 +166,9 @@ def table(study: Study) -> list[str]:
 
 
 def _models(study: Study) -> list[list[str]]:
-    beside = ["encoder", "gap", "where encoder right", "where encoder wrong"] if study.encoders else []
+    others = set(study.encoders.values())
+    who = others.pop() if len(others) == 1 else "encoder"
+    beside = [who, "gap", f"where {who} right", f"where {who} wrong"] if study.encoders else []
     general = any(study.mean(run, "general") is not None for run in study.runs)
     rows = [["", *study.sets, "fine-grained mean", *(["general mean"] if general else []), *beside]]
     for run in study.models:

@@ -13,8 +13,6 @@ from fgvr.errors import FgvrError
 from fgvr.models.families import FAMILIES, PARTS, SEEN, Family, plain_format
 
 IGNORE = -100  # the label of a token that is not in the loss
-
-
 Turns = Sequence[tuple[str, str]]  # questions and replies
 
 
