@@ -281,13 +281,13 @@ def test_the_command(tmp_path: Path) -> None:
     more += ["--encoder", f"{CELLS[0]}={CELLS[3]}"]
     (tmp_path / "s.csv").write_text("model,mmmu\n" + "".join(f"{cell},{n}0\n" for n, cell in enumerate(CELLS, 1)))
     out = tmp_path / "out.jsonl"
-    shown = [*argv, *more[:-6], "--general", str(tmp_path / "s.csv"), "-o", str(out), "--plots", str(tmp_path / "f")]
+    shown = [*argv, *more[:-2], "--general", str(tmp_path / "s.csv"), "-o", str(out), "--plots", str(tmp_path / "f")]
     done = CliRunner().invoke(cli, shown)
     assert done.exit_code == 0, (done.output, done.exception)
     drawn = {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()}
-    assert set(drawn) == {f"{n}.{end}" for n in ("scatter", "factors") for end in ("png", "svg")}
+    assert set(drawn) == {f"{n}.{end}" for n in ("scatter", "factors", "stairs") for end in ("png", "svg")}
     found = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {"accuracy", "mean", "score", "effect", "difference"} == {record["metric"] for record in found}
+    assert {"accuracy", "mean", "score", "effect", "difference", "step"} == {record["metric"] for record in found}
     first = out.read_bytes()
     assert CliRunner().invoke(cli, shown).exit_code == 0 and out.read_bytes() == first
     assert {path.name: path.read_bytes() for path in (tmp_path / "f").iterdir()} == drawn

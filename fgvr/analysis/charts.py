@@ -32,7 +32,8 @@ def draw(study: Study, folder: Path) -> list[str]:
         if study.encoders:
             save("gaps", _gaps, study)
         if study.stairs:
-            save("stairs", _stairs, study)
+            scopes = [scope for scope in SCOPES if study.mean(study.stairs[0], scope) is not None]
+            save("stairs", _stairs, study, scopes, columns=len(scopes))
         if study.factors and len(both) > 1:
             save("factors", _factors, study, both, columns=len(study.factors))
         return save.names
@@ -124,22 +125,18 @@ def _gaps(axes: Axes, study: Study) -> None:
     axes.grid(alpha=0.3, axis="x")
 
 
-def _stairs(axes: Axes, study: Study) -> None:
-    """What each step adds, fine-grained and general."""
-    for scope, colour in zip(SCOPES, ("C0", "C1"), strict=True):
-        means = [study.mean(run, scope) for run in study.stairs]
-        if None in means:
-            continue
-        values = [100 * mean[0] for mean in means if mean is not None]
-        axes.step(range(len(values)), values, where="mid", color=colour, label=scope)
-        for n, value in enumerate(values):
-            step = f" ({value - values[n - 1]:+.1f})" if n else ""
-            axes.annotate(f"{value:.1f}{step}", (n, value), (0, 4), textcoords="offset points", ha="center")
+def _stairs(panels: Any, study: Study, scopes: list[str]) -> None:
+    """What each step adds, in a panel for each scope."""
     names = [run.replace(PART, "\n") for run in study.stairs]
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("accuracy (%)")
-    axes.margins(0.1, 0.15)
-    axes.legend()
+    for scope, axes in zip(scopes, [panels] if len(scopes) == 1 else panels, strict=True):
+        values = [100 * (study.mean(run, scope) or (float("nan"),))[0] for run in study.stairs]
+        axes.step(range(len(values)), values, where="mid")
+        for n, value in enumerate(values):
+            step = f"\n({value - values[n - 1]:+.1f})" if n else ""
+            axes.annotate(f"{value:.1f}{step}", (n, value), (0, 4), textcoords="offset points", ha="center")
+        axes.set_xticks(range(len(names)), names, fontsize=7)
+        axes.set_ylabel(f"{scope} accuracy (%)")
+        axes.margins(0.1, 0.2)
 
 
 def _factors(panels: Any, study: Study, models: list[str]) -> None:
