@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from fgvr.analysis import general
 from fgvr.analysis.contrasts import Answers, answers, over_sets
 from fgvr.analysis.study import Study, table
 from fgvr.cli.group import cli
 from fgvr.errors import FgvrError
+from fgvr.models import open_answerer
+from fgvr.models.base import Ask
 from fgvr.models.towers import KNOWN, clip_of
 from fgvr.stages.score import Scored
 from tests.procs import write_jsonl
@@ -189,6 +192,16 @@ def test_the_clip_of_a_vision_encoder(kind: str, width: int, patch: Any, size: A
             clip_of("m", config)
     else:
         assert clip_of("m", config) == want
+
+
+def test_a_models_own_clip_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Path(__file__).parents[1] / "examples" / "toy"
+    with pytest.raises(FgvrError, match=r"vlm: the CLIP of its vision encoder \(siglip, width 128, patches of 12"):
+        open_answerer(f"clip-of:{toy}/vlm", device="cpu")
+    monkeypatch.setitem(KNOWN, ("siglip", 128, 12, 96), str(toy / "clip"))
+    found = open_answerer(f"clip-of:{toy}/vlm", device="cpu", template="a photo of a {}")
+    (scores,) = found.likelihood([Ask("Which?", Image.new("RGB", (96, 96)))], [["Red Kite", "Owl"]])  # type: ignore[attr-defined]
+    assert len(scores) == 2 and found.about["name"] == "clip"
 
 
 def test_known_clips_are_open_clips() -> None:

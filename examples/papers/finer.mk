@@ -18,6 +18,8 @@ TEST ?= toy@0
 PER_CLASS ?= 10
 ## what the dialogues of `make held-out` ask for: full, no-answer, direct
 VARIANT ?= full
+## further options of `fgvr tune` in `make held-out`; the toy's TUNE_OPTIONS are for an adapter that align has begun
+HELD_TUNE_OPTIONS ?= $(TUNE_OPTIONS) $(if $(filter examples/toy/%,$(MODEL)),--rank 16 --alpha 32 --dropout 0)
 ## file of further records to learn in `make held-out`, such as of `fgvr convert --from llava`
 INSTRUCTIONS ?=
 
@@ -87,7 +89,7 @@ set.make = $(MAKE) DATASET=$(call set.name,$1) RUN=$(HELD_OUT)/sets/$1 $(addpref
 # where a data set's images lie below the mixture's image root
 set.root   = $(or $(DATA_ROOT),$(HELD_OUT))
 set.images = $(if $(DATA_ROOT),$(1),sets/$(1)/images)
-stage.held-tune = tune --model $(MODEL) $(seed) $(TUNE_OPTIONS)
+stage.held-tune = tune --model $(MODEL) $(seed) $(HELD_TUNE_OPTIONS)
 stage.held-eval = $(stage.eval)
 ifneq ($(filter held-out $(HELD_OUT)/table.txt,$(MAKECMDGOALS)),)
 $(foreach s,$(TRAIN),$(eval $(HELD_OUT)/sets/$s/finer/dialogues.jsonl: FORCE ; +$$(call set.make,$s) $$@))

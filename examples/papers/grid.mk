@@ -22,7 +22,7 @@ GRID_GENERAL ?= attributes
 GRID_IMAGES ?= $(GRID)/images
 ## cells of the stairs, from the lowest step on
 STAIRS ?= $(call cell,1,1,1,1) $(call cell,1,1,2,1) $(call cell,2,1,2,1) $(call cell,2,2,2,1) $(call cell,2,2,2,2)
-## further options of `fgvr assemble`, of pretraining, of tuning and of `fgvr eval` in `make grid`
+## further options of `fgvr assemble` in `make grid`
 GRID_ASSEMBLE_OPTIONS ?= --feature-layer -1
 ## further options of `fgvr tune` on captions in `make grid`
 GRID_PRETRAIN_OPTIONS ?= --batch-size 16 --epochs 1 --lr 4e-3 --warmup-steps 5
