@@ -19,9 +19,9 @@ DATA ?=
 RUN ?= runs/$(DATASET)
 override RUN := $(RUN:%/=%)
 
-DATASETS := $(sort $(basename $(notdir $(wildcard examples/*.mk))))
-ifeq ($(filter $(DATASETS),$(DATASET)),)
-$(error unknown DATASET '$(DATASET)'; there are: $(DATASETS))
+FRAGMENTS := $(sort $(basename $(notdir $(wildcard examples/*.mk))))
+ifeq ($(filter $(FRAGMENTS),$(DATASET)),)
+$(error unknown DATASET '$(DATASET)'; there are: $(FRAGMENTS))
 endif
 # a fragment says otherwise where its images are not in DATA, it needs more variables, or is read by another command
 IMAGES  = $(DATA)
@@ -138,18 +138,23 @@ stage.score          = score $(SCORE_OPTIONS)
 STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions questions-test tune \
 	eval probe score
 
+# $(call stamps,FOLDER,STAGES): the rules of their stamps in FOLDER/.settings
+define stamps
+$(2:%=$1/.settings/%):
+	@mkdir -p $$(@D)
+	@printf '%s\n' $$(call quote,$$(strip $$(stage.$$(@F)))) > $$@.new
+	@mv $$@.new $$@
+$(foreach s,$2,$(if $(call equal,$(file <$1/.settings/$s),$(strip $(stage.$s))),,
+$1/.settings/$s: FORCE))
+endef
+
 RUNNING := $(filter all report $(RUN)/%,$(or $(MAKECMDGOALS),all))
 ifneq ($(RUNNING),)
 $(if $(strip $(RUN)),,$(error RUN is empty or /; name a folder for the results))
 $(foreach v,RUN MODEL LLM VQA ENCODER,$(if $(word 2,$($v)),$(error $v may not contain spaces: '$($v)')))
 $(REQUIRE)
-$(foreach s,$(STAGES),$(if $(call equal,$(file <$(RUN)/.settings/$s),$(strip $(stage.$s))),,$(eval $(RUN)/.settings/$s: FORCE)))
+$(eval $(call stamps,$(RUN),$(STAGES)))
 endif
-
-$(STAGES:%=$(RUN)/.settings/%):
-	@mkdir -p $(@D)
-	@printf '%s\n' $(call quote,$(strip $(stage.$(@F)))) > $@.new
-	@mv $@.new $@
 FORCE:
 
 # --- the chain; align and tune make folders ------------------------------------------------------------------------------
@@ -294,7 +299,7 @@ help:
 	@awk '/^## / { text = substr($$0, 4); next } \
 	  text && /^[A-Z_]+ *\?=/ { name = $$1; sub(/^[^=]*= */, ""); \
 	    printf "  %-18s %s%s\n", name, text, $$0 == "" ? "" : " [" $$0 "]" } { text = "" }' $(MAKEFILE_LIST)
-	@printf '\nData sets: %s\n' '$(DATASETS)'
+	@printf '\nData sets: %s\n' '$(FRAGMENTS)'
 
 # the papers' tables and experiments
 include $(wildcard examples/papers/*.mk)

@@ -30,11 +30,11 @@ def command(
 ) -> None:  # fmt: skip
     """Answer questions with a model.
 
-    SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY) or
-    clip:NAME (open_clip). Reads questions (image, kind, question; options of a multiple-choice one), adds `raw`, the
-    reply; `prediction`, the option or name read out of it, null when it names none; and `correct`, null where the
-    question has no `answer`. An open answer must equal `answer` or one of `aliases` but for case, punctuation and
-    articles.
+    SPEC is a folder or hf:NAME (transformers), openai:NAME (an OpenAI-compatible server; key in OPENAI_API_KEY),
+    clip:NAME (open_clip) or clip-of:MODEL (the CLIP that MODEL's vision encoder is). Reads questions (image, kind,
+    question; options of a multiple-choice one), adds `raw`, the reply; `prediction`, the option or name read out of it,
+    null when it names none; and `correct`, null where the question has no `answer`. An open answer must equal `answer`
+    or one of `aliases` but for case, punctuation and articles.
 
     With --scoring letter or option no choice is generated: the likeliest is taken and `scores` holds one figure an
     option. --scoring label ranks all categories, those of --categories or of the input file: `top` holds the best
@@ -55,7 +55,7 @@ def command(
     from fgvr.stages.evaluate import evaluate
 
     scheme = "hf" if os.path.isdir(model) else model.partition(":")[0]
-    scoring = settings.scoring or ("option" if scheme == "clip" else "generate")
+    scoring = settings.scoring or ("option" if scheme in ("clip", "clip-of") else "generate")
     names = ranked(job, scoring, categories)
     recordable(record, scoring, settings.prompting)
     opened = answering(model, device, adapter, loading, server, settings.template)

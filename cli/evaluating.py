@@ -20,7 +20,7 @@ def answering(
     """The model, opened with the options that its kind takes. Raises as fgvr.models.open_answerer and opening do."""
     from fgvr.models import open_answerer
 
-    clip = {"template": template} if model.startswith("clip:") and not os.path.isdir(model) else {}
+    clip = {"template": template} if model.startswith(("clip:", "clip-of:")) and not os.path.isdir(model) else {}
     return open_answerer(model, device=device, adapter=adapter, **opening(model, loading, server), **clip)
 
 

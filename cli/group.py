@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "Merge an adapter into its base: a model folder of its own.",
     "eval": "Answer questions with a model.",
     "score": "Turn predictions into metrics.",
+    "study": "Compare models on several data sets, and with their own vision encoders.",
     "probe": "Fit a linear probe on a model's object features.",
     "report": "Show runs on one page: figures, confusion, errors, provenance.",
     "convert": "Turn records into other tools' training files, or back.",

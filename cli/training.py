@@ -33,6 +33,7 @@ def run(
     prepare: Callable[[Records], Records] = list,
     grouping: Callable[[Records], Grouping | None] = lambda records: None,
     extra: Any = None,
+    fits: Callable[[dict[str, Any]], Any] = bool,
 ) -> None:  # fmt: skip
     """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
 
@@ -40,6 +41,7 @@ def run(
         prepare: changes the records before training, in each process.
         grouping: says which of the changed ones go together.
         extra: a module that is learnt beside the model.
+        fits: raises RecordError for a record that cannot be learnt.
     """
     from fgvr.training.ranks import leave, start
     from fgvr.training.trainer import Recipe, save_adapter, train
@@ -59,7 +61,7 @@ def run(
         with _telling(ranks) as tell:
             if going.complete:
                 return
-            read = _read(going, required, image_root)
+            read = _read(going, required, image_root, fits)
             records = prepare(read)
             more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
@@ -107,8 +109,8 @@ def _opened(model: str, adapter: str | None, device: str, settings: Training) ->
     return vlm
 
 
-def _read(going: Run, required: Sequence[str], image_root: str) -> Records:
-    records = list(going.checked(_readable(going.read(required=required), image_root)))
+def _read(going: Run, required: Sequence[str], image_root: str, fits: Callable[[dict[str, Any]], Any]) -> Records:
+    records = list(going.checked(_readable(going.read(required=required), image_root, fits)))
     if not records:
         raise FgvrError("no record to train on; give it some")
     return records
@@ -131,11 +133,12 @@ def _reports(job: Job, settings: Training, resumed: bool) -> Any:
     return Reports(Path(settings.logs or f"{job.output.rstrip('/')}.logs"), settings.report_to, resumed)
 
 
-def _readable(items: Iterator[Item], image_root: str) -> Iterator[Item]:
-    """Find images that cannot be read now, one by one, and not in the middle of training."""
+def _readable(items: Iterator[Item], image_root: str, fits: Callable[[dict[str, Any]], Any]) -> Iterator[Item]:
+    """Find what cannot be learnt, and images that cannot be read, one by one now, not in the middle of training."""
     from fgvr.images import open_image
 
     def look(record: dict[str, Any]) -> dict[str, Any]:
+        fits(record)
         open_image(image_root, record["image"])
         return record
 

@@ -101,6 +101,36 @@ def test_equal_runs_and_other_seeds(tmp_path: Path) -> None:
     assert assemble(tmp_path, "--seed", "1").exit_code == 0 and weights.read_bytes() != first
 
 
+@pytest.mark.parametrize(("train", "kept"), [("full", "model.safetensors"), ("connector", "adapter_model.safetensors")])
+def test_a_connector_is_pretrained_on_captions(train: str, kept: str, tmp_path: Path) -> None:
+    """Its weights themselves, or an adapter; of the rest not one weight moves, though it might."""
+    from safetensors.torch import load_file
+
+    from tests.procs import read_jsonl, write_jsonl
+
+    tower("clip", tmp_path / "v")
+    speaker("llama", tmp_path / "l", None)
+    assert assemble(tmp_path).exit_code == 0
+    records = []
+    for n, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (30, 30), colour).save(tmp_path / f"{n}.png")
+        caption = {"kind": "caption", "question": "Describe the bird.", "answer": f"A {colour} bird.", "options": None}
+        records.append({"id": str(n), "image": f"{n}.png", **caption})
+    turns = [{"question": "Colour?", "answer": "White."}, {"question": "Sure?", "answer": "Yes."}]
+    records.append({"id": "5", "image": "3.png", "kind": "dialogue", "turns": turns})
+    words = f"--train {train} --connector-warmup 1 --batch-size 2 --epochs 8 --lr 0.02 --warmup-steps 1 --dropout 0"
+    argv = ["tune", "--model", str(tmp_path / "m"), "--image-root", str(tmp_path), "-o", str(tmp_path / "p")]
+    argv += ["--vision-cache", str(tmp_path / "kept"), *words.split(), str(write_jsonl(tmp_path / "in.jsonl", records))]
+    done = CliRunner().invoke(cli, argv)
+    assert done.exit_code == 0, (done.output, done.exception)
+    losses = [entry["loss"] for entry in read_jsonl(tmp_path / "p" / "log.jsonl")]
+    assert sum(losses[-3:]) < sum(losses[:3]) - 0.05
+    after = load_file(tmp_path / "p" / kept)
+    before = load_file(tmp_path / "m" / "model.safetensors") if train == "full" else {}
+    moved = {name for name, value in after.items() if name not in before or not torch.equal(value, before[name])}
+    assert moved and all("multi_modal_projector" in name for name in moved)
+
+
 @pytest.mark.parametrize(
     ("swap", "options", "words"),
     [

@@ -213,7 +213,7 @@ ROWS = [
     Row("probe", f"{VLM} {SEES} --train {{dir}}/side.jsonl", split, SEED, keeps=False, required="image"),
 ]
 # commands that neither read nor write streams of records, tested by name elsewhere
-OTHERS = {"provenance", "report", "assemble"}
+OTHERS = {"provenance", "report", "assemble", "study"}
 
 
 def rows(*wanted: str) -> pytest.MarkDecorator:

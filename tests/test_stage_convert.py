@@ -85,6 +85,32 @@ def test_the_forms_themselves() -> None:
     )
 
 
+TURNS = [{"question": "Which kind?", "answer": "A kite."}, {"question": "Which one?", "answer": "Red Kite"}]
+
+
+@pytest.mark.parametrize("kind", ["llava", "sharegpt", "trl"])
+def test_dialogues_come_back(kind: str) -> None:
+    record = {"id": "1", "image": "0.jpg", "kind": "dialogue", "turns": TURNS, "answer": "Red Kite"}
+    assert read(written([record], kind), kind) == [record]
+
+
+@pytest.mark.parametrize(
+    ("turns", "more", "why"),
+    [
+        (["human", "gpt", "human"], {}, "its turns are human, gpt, human; a record has a question and a reply in turn"),
+        (["system", "human"], {}, "its turns are system, human"),
+        (["human", "gpt"], {"image": None}, "has no image"),
+        (["human", "gpt"], {"image": None, "images": ["a", "b"]}, "has 2 images"),
+        (["human", "gpt", "human", "gpt"], {"last": "<image>"}, "shows its image after the first question"),
+    ],
+)
+def test_conversations_that_are_no_records(turns: list[str], more: Record, why: str) -> None:
+    said = [{"from": role, "value": f"{n}"} for n, role in enumerate(turns)]
+    said[-1]["value"] += more.pop("last", "")
+    (found,) = read(json.dumps({"id": "1", "image": "a.jpg", "conversations": said, **more}).encode(), "llava")
+    assert isinstance(found, Bad) and why in found.error
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "why"),
     [

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fgvr import losses, signals
 from fgvr.errors import FgvrError, Stopped, UsageError
@@ -220,13 +221,35 @@ def test_vision_cache_changes_nothing(family: str, world: Any, tmp_path: Path) -
         assert told == pytest.approx(want, abs=1e-5) and torch.allclose(found, whole, atol=1e-5)
         assert len(ran) == (0 if round else 4)
     (folder,) = (tmp_path / "kept").iterdir()
-    assert json.loads((folder / "about.json").read_text())["model"]["name"] == "model"
+    assert json.loads((folder / "about.json").read_text())["family"] == family
     files = sorted(folder.rglob("*.safetensors"))
     assert len(files) == 4
     for file in files:
         file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(FgvrError, match="damaged"):
         kept.kept(world[1][0]["image"])
+
+
+def test_models_with_one_tower_share_what_is_kept(tmp_path: Path) -> None:
+    """Other weights everywhere else, and an image token of another number."""
+    one = open_vlm(str(families.build("llava", tmp_path / "a")), device="cpu")
+    other = open_vlm(str(families.build("llava", tmp_path / "b", families.tokenizer("<extra>"))), device="cpu")
+    for vlm in (one, other):
+        vlm.model.requires_grad_(False)
+    other.part("tower").load_state_dict(one.part("tower").state_dict())
+    other.tokenizer.add_special_tokens({"additional_special_tokens": ["<seen>"]})
+    other.processor.image_token = "<seen>"
+    other.model.config.image_token_id = other.tokenizer.convert_tokens_to_ids("<seen>")
+    other.processor.image_token_id = other.writer.image_token_id = other.image_token_id
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "x.png")
+    with torch.no_grad():
+        Vision(one, tmp_path, tmp_path / "kept").show(["x.png"]).features()
+        (want,) = Vision(other, tmp_path).show(["x.png"]).features()
+        files = sorted((tmp_path / "kept").rglob("*.safetensors"))
+        (found,) = Vision(other, tmp_path, tmp_path / "kept").show(["x.png"]).features()
+    assert sorted((tmp_path / "kept").rglob("*.safetensors")) == files and len(files) == 1
+    assert torch.allclose(found, want, atol=1e-5) and other.sight(found).ids == other.sight(want).ids
+    assert set(other.sight(found).ids) == {other.image_token_id} != {one.image_token_id}
 
 
 def test_images_of_several_shapes_are_kept_too(vlm: Vlm, world: Any, tmp_path: Path) -> None:

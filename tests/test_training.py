@@ -193,6 +193,22 @@ def test_a_choice_is_taught_as_its_letter() -> None:
         tune.talk({**record, "answer_index": 3})
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"turns": []}, "'turns' must be a list"),
+        ({"turns": [{"question": "Q", "answer": None}]}, "every turn needs texts"),
+        ({"kind": "open"}, "record has no 'question'"),
+        ({"kind": None}, "record has no 'kind'"),
+    ],
+)
+def test_what_a_dialogue_needs(change: dict, why: str) -> None:
+    record = {"kind": "dialogue", "turns": [{"question": "Q", "answer": "A"}, {"question": "R", "answer": "B"}]}
+    assert tune.talk(record) == Talk("R", "B", (("Q", "A"),))
+    with pytest.raises(RecordError, match=why):
+        tune.talk({**record, **change})
+
+
 OPTIONS = "--batch-size 4 --epochs 4 --lr 0.002 --warmup-steps 2 --save-steps 3"
 
 

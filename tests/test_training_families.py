@@ -4,6 +4,7 @@ of the real classes, with real processors."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +19,23 @@ from fgvr.models.families import PARTS
 from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, checkpoint_layers, go_on_training, roots, trained
-from fgvr.training.conversations import Talk, reply_loss, token_loss
+from fgvr.training.conversations import Talk, lessons, reply_loss, token_loss
 from tests import families, triples
-from tests.test_families import images
+from tests.test_families import images, real_llava, real_qwen, template
 
 TALKS = [
     Talk("Which bird is this?", "Red Kite"),
     Talk("Describe the bird.\nIn a line.", "The bill of the bird is red. Its tail is forked."),
     Talk("Name?", "Wren"),
 ]
+
+
+TURNS = (
+    ("Which kind of bird is this?", "A kite."),
+    ("List its marks.", "A red tail, forked. A hooked bill."),
+    ("So which one is it?", "Red Kite"),
+)
+DIALOGUE = Talk(*TURNS[-1], TURNS[:-1])
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +68,22 @@ def world(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
         triple = {"image": f"{number}.png", "category": name, "description": f"The bill of the {name} is red.",
                   "superclass": "bird"}  # fmt: skip
         question = {"kind": "open", "question": "Which bird is this?", "answer": name}
+        turns = [{"question": text, "answer": reply} for text, reply in TURNS]
+        question = {"kind": "dialogue", "turns": turns} if number == 2 else question
         records.append({**triple, **question, "id": str(number)})
     return tmp_path, triples.mined(records, 1)
 
 
 def own_loss(vlm: Vlm, talk: Talk, image: Any) -> tuple[float, int]:
     """The model's loss on a conversation that its own processor prepares, from pixels, and its labelled tokens."""
-    whole = vlm.chat([(talk.question, talk.answer)], True)
+    whole = vlm.chat([*talk.before, (talk.question, talk.answer)], True)
     options: dict[str, Any] = {"return_tensors": "pt", **vlm.text_options(whole)}
     if vlm.parts is not None and vlm.parts.prefix:  # PaliGemma's says which tokens are the reply
-        asked = vlm.chat([(talk.question, None)], True)
+        asked = vlm.chat([*talk.before, (talk.question, None)], True)
         inputs = vlm.processor(text=[asked], images=[[image]], suffix=[talk.answer], **options)
     else:
         inputs = vlm.processor(text=[whole], images=[[image]], **options)
-        asked = vlm.chat([(talk.question, None)], True)
+        asked = vlm.chat([*talk.before, (talk.question, None)], True)
         prompt = vlm.processor(text=[asked], images=[[image]], **vlm.text_options(asked))["input_ids"][0]
         ids = inputs["input_ids"][0].tolist()
         shared = next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
@@ -96,6 +107,69 @@ def test_loss_and_labels_are_the_models_own(vlm: Vlm) -> None:
     assert reply_loss(vlm, TALKS, features).item() == pytest.approx(mean, abs=2e-5)
     other = reply_loss(vlm, TALKS, vlm.features(vlm.pixels(images()[:1] * 3))).item()
     assert abs(other - mean) > 1e-4, "the image matters"
+
+
+def test_a_conversation_teaches_every_reply(vlm: Vlm) -> None:
+    """The labels are the replies, in order, each with what ends it, and each costs what the model itself says that it
+    costs after its own prompt; the image stands in the first turn alone."""
+    (feature,) = vlm.features(vlm.pixels(images()[:1]))
+    found = lessons(vlm, DIALOGUE)
+    assert len(found) == (3 if vlm.parts is not None and vlm.parts.prefix else 1)
+
+    def told(pair: tuple[int, int]) -> bool:
+        return pair[1] != IGNORE
+
+    taught, total = [], 0.0
+    for lesson in found:
+        ids, labels = lesson.encode(vlm, vlm.sight(feature))
+        assert ids.count(vlm.image_token_id) == len(feature) and len(ids) == len(labels)
+        spans = [list(run) for said, run in itertools.groupby(zip(ids, labels, strict=True), told) if said]
+        assert all(id == label for span in spans for id, label in span)
+        taught += [[label for _, label in span] for span in spans]
+        total += reply_loss(vlm, [lesson], [feature]).item() * sum(map(len, spans))
+    texts = [vlm.tokenizer.decode(span) for span in taught]
+    plain = [vlm.tokenizer.decode(span, skip_special_tokens=True).strip() for span in taught]
+    assert plain == [reply for _, reply in TURNS]
+    assert all(text.strip() != reply for text, reply in zip(texts, plain, strict=True)), "the end of the turn is taught"
+    own = [own_loss(vlm, Talk(*turn, TURNS[:n]), images()[0]) for n, turn in enumerate(TURNS)]
+    assert [count for _, count in own] == [len(span) for span in taught]
+    assert total == pytest.approx(sum(loss * count for loss, count in own), abs=1e-4)
+
+
+def test_a_conversation_that_is_too_long(folders: Callable[[str], str]) -> None:
+    """Loses its last turns, then the last sentences of its first reply."""
+    vlm = open_vlm(folders("llava"), device="cpu")
+    whole, two, first = (len(vlm.encode(*TURNS[n], 16, TURNS[:n])[0]) for n in (2, 1, 0))
+    assert whole > two > first
+    for context, want in ((two, TURNS[1][1]), (first, TURNS[0][1])):
+        vlm.writer.context = context
+        labels = vlm.encode(*TURNS[2], 16, TURNS[:2])[1]
+        assert vlm.tokenizer.decode([x for x in labels if x != IGNORE], skip_special_tokens=True).endswith(want)
+    assert vlm.writer.cut == {TURNS[1][1], TURNS[2][1]}
+    vlm.writer.context = len(vlm.encode("Q?", "One. Two.", 16)[0]) - 1
+    labels = vlm.encode("Q?", "One. Two.", 16, ())[1]
+    assert vlm.tokenizer.decode([x for x in labels if x != IGNORE]) == "One.</s>"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "name", "ends"),
+    [
+        ("llava", real_llava, "llava-1.5-7b-hf", ("", "", "")),  # this template has no end mark
+        ("qwen2_vl", real_qwen, "qwen2-vl-7b-instruct", ("<|im_end|>\n",) * 3),
+        ("idefics2", None, "idefics2-8b", ("<end_of_utterance>\n",) * 3),
+    ],
+)
+def test_conversations_in_real_templates(
+    shared: Path, tmp_path: Path, kind: str, tokens: Any, name: str, ends: tuple[str, ...]
+) -> None:
+    built = families.build(kind, tmp_path, tokens(shared) if tokens else None, template(shared, name))
+    vlm = open_vlm(str(built), device="cpu")
+    ids, labels = DIALOGUE.encode(vlm, 16)
+    runs = [[label for _, label in run] for said, run in
+            itertools.groupby(enumerate(labels), lambda x: x[1] != IGNORE) if said]  # fmt: skip
+    found = [vlm.tokenizer.decode(run, clean_up_tokenization_spaces=False).strip(" ") for run in runs]
+    assert found == [reply + end for (_, reply), end in zip(TURNS, ends, strict=True)]
+    assert vlm.tokenizer.decode(ids, skip_special_tokens=True).count("List its marks.") == 1
 
 
 def test_object_embeddings_are_the_models_own(vlm: Vlm) -> None:

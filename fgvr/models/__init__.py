@@ -17,6 +17,7 @@ ANSWERERS = {
     "hf": "fgvr.models.hf:open_answerer",
     "openai": "fgvr.models.openai:open_answerer",
     "clip": "fgvr.models.clip:open_answerer",
+    "clip-of": "fgvr.models.towers:open_answerer",
     "replay": "fgvr.models.replay:open_answerer",
 }
 ENCODERS = {"clip": "fgvr.models.clip:open_encoder", "hf": "fgvr.models.encoders:open_encoder"}

@@ -13,6 +13,7 @@ from fgvr.errors import FgvrError
 from fgvr.models.families import FAMILIES, PARTS, SEEN, Family, plain_format
 
 IGNORE = -100  # the label of a token that is not in the loss
+Turns = Sequence[tuple[str, str]]  # questions and replies
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Writer:
         self.image_token_id: int = getattr(config, "image_token_id", -1)
         self.family = FAMILIES.get(kind, Family(kind))
         self.expands = kind in PARTS and PARTS[kind].text_expands
+        self.one_reply = kind in PARTS and PARTS[kind].prefix  # what comes before the last reply is all prompt
         templated = getattr(processor, "chat_template", None) is not None
         self.plain = None if templated else plain_format(kind, text_config.model_type)
         longest = getattr(text_config, "max_position_embeddings", None) or 1 << 40
@@ -114,24 +116,27 @@ class Writer:
         self.cut.add(text)
         return text[: ends[count - 1]]
 
-    def encode(self, question: str, answer: str, image: int | Sight) -> tuple[list[int], list[int]]:
+    def encode(self, question: str, answer: str, image: int | Sight, before: Turns = ()) -> tuple[list[int], list[int]]:
         """Token ids and labels of one question on one image and its reply, the image written as its tokens.
 
-        Labels are IGNORE on everything but the reply and what the template puts after it (its end mark), so that a
+        Labels are IGNORE on everything but the replies and what the template puts after each (its end mark), so that a
         model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
-        A reply that does not fit into the context ends with its last whole sentence that does, and joins `cut`.
+        Where a prompt is read in both directions (PaliGemma), only the last reply has labels.
+        A conversation that does not fit into the context loses its last turns, and a first reply that does not fit ends
+        with its last whole sentence that does; what was left out joins `cut`.
 
         Args:
             image: how it stands in the prompt (`sight` of its features); a number: so many image tokens.
+            before: earlier turns; the image is shown in the first of all.
         Raises:
-            FgvrError: the template leaves nothing of the reply, or the text holds an image mark of its own.
+            FgvrError: the template leaves nothing of a reply, or the text holds an image mark of its own.
         """
         sight = Sight((self.image_token_id,) * image) if isinstance(image, int) else image
         most = self.context - self._spared(sight)
-        ids, labels = self._conversation(question, answer)
+        turns = (*before, (question, answer))
+        ids, labels = self._conversation(turns)
         if len(ids) > most:
-            answer = self._fitting(answer, lambda part: len(self._conversation(question, part)[0]) <= most)
-            ids, labels = self._conversation(question, answer)
+            ids, labels = self._conversation(self._shortened(turns, most))
         if self.expands:
             return ids, labels
         at = ids.index(self.image_token_id)
@@ -142,22 +147,41 @@ class Writer:
         """Tokens that an image takes beyond those that `_conversation` gives it."""
         return 0 if self.expands else len(sight.ids) - 1
 
-    def _tokenised(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def _shortened(self, turns: Turns, most: int) -> Turns:
+        def fits(kept: Turns) -> bool:
+            return len(self._conversation(tuple(kept))[0]) <= most
+
+        while len(turns) > 1 and not self.one_reply and not fits(turns):
+            self.cut.add(turns[-1][1])
+            turns = turns[:-1]
+        *first, (question, answer) = turns
+        return turns if fits(turns) else (
+            *first, (question, self._fitting(answer, lambda part: fits((*first, (question, part)))))
+        )  # fmt: skip
+
+    def _tokenised(self, turns: Turns) -> tuple[list[int], list[int]]:
         """`encode` with the image as its one mark, or written out where the processor can do that by itself."""
-        asked = self._written_out(self.chat([(question, None)], True) + self.family.closing)
-        whole = self._written_out(self.chat([(question, answer)], True))
+        whole = self._written_out(self.chat(turns, True))
         options = self.text_options(whole)
+
+        def coded(text: str) -> list[int]:
+            return self.tokenizer(self._written_out(text), **options).input_ids
+
         ids: list[int] = self.tokenizer(whole, **options).input_ids
-        prompt: list[int] = self.tokenizer(asked, **options).input_ids
-        both = min(len(ids), len(prompt))
-        shared = next((i for i in range(both) if ids[i] != prompt[i]), both)
-        if shared == len(ids):
-            raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
+        labels = [IGNORE] * len(ids)
+        for n in range(len(turns) - 1 if self.one_reply else 0, len(turns)):
+            question, answer = turns[n]
+            start = _shared(ids, coded(self.chat([*turns[:n], (question, None)], True) + self.family.closing))
+            end = len(ids) if n == len(turns) - 1 else _shared(ids, coded(self.chat(turns[: n + 1], True)))
+            if start >= end:
+                raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
+            labels[start:end] = ids[start:end]
         if not self.expands and ids.count(self.image_token_id) != 1:
             raise FgvrError(
-                f"the question {question[:40]!r} or its reply holds an image mark of its own; take it out of the record"
+                f"the question {turns[0][0][:40]!r} or what follows it holds an image mark of its own; take it out of "
+                "the record"
             )
-        return ids, [IGNORE] * shared + ids[shared:]
+        return ids, labels
 
     def _written_out(self, text: str) -> str:
         """The text as the processor hands it to its tokenizer, but for the image's tokens."""
@@ -168,3 +192,9 @@ class Writer:
             return text
         mark = self.processor.image_token  # PaliGemma's processor writes more than the image's tokens
         return text.replace(mark, mark + self.tokenizer.bos_token, 1)
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two texts begin with together."""
+    both = min(len(first), len(second))
+    return next((i for i in range(both) if first[i] != second[i]), both)

@@ -16,7 +16,7 @@ from fgvr.errors import FgvrError
 from fgvr.models.vlm import Vlm
 from fgvr.names import Aliases
 from fgvr.records import texts
-from fgvr.training.conversations import Talk, distinct, reply_loss
+from fgvr.training.conversations import Talk, distinct, lessons, reply_loss
 from fgvr.training.gradcache import Chunk, Parts, Step, Yielded, buckets, cached, whole
 from fgvr.training.order import Grouping
 from fgvr.training.vision import Vision
@@ -76,7 +76,7 @@ class Objective:
         """Object embeddings, with what is said about their images."""
         vlm, sight = self.vlm, self.vision or Vision(self.vlm, self.image_root)
         described = [[Talk(self._asked(r), r["description"])] for r in records] if self.weights.generation else None
-        told = [self.answers(record) for record in records] if self.answers else None
+        told = [[x for talk in self.answers(r) for x in lessons(vlm, talk)] for r in records] if self.answers else None
         terms = Spoken(vlm, "generation", described, self.weights.generation), Spoken(vlm, "answers", told, 1.0)
 
         def chunk(rows: range) -> Chunk:
@@ -189,7 +189,7 @@ class Spoken:
 
 def reply_tokens(vlm: Vlm, talk: Talk) -> int:
     """How many tokens of a conversation are learnt."""
-    return sum(label >= 0 for label in vlm.encode(talk.question, talk.answer, 1)[1])
+    return sum(label >= 0 for label in talk.encode(vlm, 1)[1])
 
 
 def contrastive(

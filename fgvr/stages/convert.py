@@ -27,6 +27,7 @@ COLUMNS = ("type", "image_path", "question", "answer", "attribute", "neg_attribu
 MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
            "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip  # what pandas reads as no value
 IMAGE = "<image>"
+ROLES = ({"human", "user"}, {"gpt", "assistant"})  # who asks, who replies
 
 # ---- out ----
 
@@ -208,17 +209,31 @@ def _values(data: bytes) -> Iterable[Any]:
 
 
 def from_conversation(value: Mapping[str, Any]) -> Record:
-    """LLaVA's, ShareGPT's and TRL's forms alike."""
+    """LLaVA's, ShareGPT's and TRL's forms alike; several turns are a dialogue."""
     turns = value.get("conversations") or value["messages"]
-    asked, replied = (_said(turn) for turn in turns[:2])
-    image = value["image"] if "image" in value else value["images"][0]
-    taught = _taught(asked.replace(IMAGE, "", 1).strip("\n"), replied)
-    return {**({"id": value["id"]} if "id" in value else {}), "image": image, **taught}
+    roles = [turn.get("from") or turn.get("role") for turn in turns]
+    if len(roles) % 2 or any(role not in ROLES[n % 2] for n, role in enumerate(roles)):
+        raise RecordError(f"its turns are {', '.join(map(str, roles))}; a record has a question and a reply in turn")
+    images = value.get("images") or ([value["image"]] if value.get("image") else [])
+    if len(images) != 1:
+        raise RecordError(f"has {len(images) or 'no'} image{'s' * (len(images) > 1)}; a record has one")
+    asked, *rest = map(_said, turns)
+    if any(IMAGE in text for text in rest):
+        raise RecordError("shows its image after the first question; move it there")
+    said = [asked.replace(IMAGE, "", 1).strip("\n"), *rest]
+    pairs = list(zip(said[::2], said[1::2], strict=True))
+    several = {"kind": "dialogue", "turns": [{"question": q, "answer": a} for q, a in pairs], "answer": said[-1]}
+    return {
+        **({"id": value["id"]} if "id" in value else {}), "image": images[0],
+        **(_taught(*pairs[0]) if len(pairs) == 1 else several),
+    }  # fmt: skip
 
 
 def _said(turn: Mapping[str, Any]) -> str:
     said = turn["value"] if "value" in turn else turn["content"]
-    return said if isinstance(said, str) else "".join(part.get("text") or "" for part in said)
+    if isinstance(said, str):
+        return said
+    return "".join(IMAGE if part.get("type") == "image" else part.get("text") or "" for part in said)
 
 
 def _taught(question: str, reply: str) -> Record:

@@ -77,7 +77,7 @@ def _outputs(vlm: Vlm, records: Sequence[Record], image_root: str | Path) -> lis
     for record in records:
         said = _talk(record)
         features = vlm.features(vlm.pixels([open_image(image_root, record["image"])]))
-        ids, labels = vlm.encode(said.question, said.answer, vlm.sight(features[0]))
+        ids, labels = said.encode(vlm, vlm.sight(features[0]))
         reply = torch.tensor([[label != IGNORE for label in labels]], device=vlm.device)
         hidden = vlm.hidden(*vlm.pad([ids]), features, reply)
         found.append(vlm.logits(hidden[:, :-1][reply[:, 1:]]).cpu())
@@ -85,7 +85,7 @@ def _outputs(vlm: Vlm, records: Sequence[Record], image_root: str | Path) -> lis
 
 
 def _talk(record: Record) -> Talk:
-    if "kind" in record and "question" in record:
+    if "kind" in record:
         return talk(record)
     return Talk(prompts.describe(record.get("superclass", "object")), record.get("description") or record["category"])
 

@@ -1,4 +1,5 @@
-"""questions -> adapter: stage II of Finedefics, classification-centred instruction tuning (section 3.2, Eq 9)."""
+"""questions and dialogues -> adapter: stage II of Finedefics, classification-centred instruction tuning (section 3.2,
+Eq 9); instruction tuning on conversations of several turns; and, on captions, pretraining of a connector."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ from typing import Any
 
 from fgvr.errors import RecordError
 from fgvr.models.vlm import Vlm
+from fgvr.records import check
+from fgvr.stages.convert import talks as turns_of
 from fgvr.stages.questions import final_prompt
-from fgvr.training.conversations import Talk, reply_loss
+from fgvr.training.conversations import Talk, lessons, reply_loss
 from fgvr.training.gradcache import Step, Yielded
 from fgvr.training.trainer import Losses
 from fgvr.training.vision import Vision
@@ -19,13 +22,19 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def talk(record: Record, choice_reply: str = "letter") -> Talk:
-    """What is asked and what is learnt: for a multiple-choice question the right option, else the answer.
+    """What is asked and what is learnt: of a multiple-choice question the right option, of a dialogue every reply, else
+    the answer.
 
     Args:
         choice_reply: how the option is named: by its "letter" (FOCI's instruction) or its "text".
     Raises:
-        RecordError: a multiple-choice question whose answer_index points to no option.
+        RecordError: a field is missing, or a multiple-choice question's answer_index points to no option.
     """
+    check(record, ("kind",))
+    if record["kind"] == "dialogue":
+        *before, (question, answer) = turns_of(record)
+        return Talk(question, answer, tuple(before))
+    check(record, ("question", "answer"))
     if record["kind"] != "mcq":
         return Talk(final_prompt(record), record["answer"])
     prompt, options, index = final_prompt(record), record["options"], record.get("answer_index")
@@ -53,18 +62,18 @@ def objective(
 
     def step(records: Sequence[Record], now: Step | None = None) -> Yielded:
         now = now or Step.alone(micro_batch)
-        talks = [talk(record, choice_reply) for record in records]
-        coded = [vlm.encode(t.question, t.answer, 1) for t in talks]
+        talked = [(r["image"], lesson) for r in records for lesson in lessons(vlm, talk(r, choice_reply))]
+        coded = [lesson.encode(vlm, 1) for _, lesson in talked]
         labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
-        order = sorted(range(len(records)), key=lambda n: (-len(coded[n][0]), n))
-        size, ranks = now.size(len(records)), now.ranks
-        starts = list(enumerate(range(0, len(records), size)))
+        order = sorted(range(len(talked)), key=lambda n: (-len(coded[n][0]), n))
+        size, ranks = now.size(len(talked)), now.ranks
+        starts = list(enumerate(range(0, len(talked), size)))
         for number, start in starts[ranks.rank :: ranks.world]:
             rows = order[start : start + size]
             now.draw(number)
-            features = sight.show([records[n]["image"] for n in rows]).features()
+            features = sight.show([talked[n][0] for n in rows]).features()
             tokens = sum(labelled[n] for n in rows)
-            found = reply_loss(vlm, [talks[n] for n in rows], features) * (tokens / sum(labelled))
+            found = reply_loss(vlm, [talked[n][1] for n in rows], features) * (tokens / sum(labelled))
             yield found, {"loss": found.detach(), "tokens": tokens}
 
     return step

@@ -11,16 +11,31 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fgvr.models.vlm import IGNORE, Vlm
+from fgvr.models.writing import Sight
 
 CHUNK = 1024  # tokens; 0.6 GiB of float32 logits and as much of their gradient at a vocabulary of 152,000
 
 
 @dataclass(frozen=True)
 class Talk:
-    """One question on one image and the reply to learn."""
+    """A question on one image and the reply to learn; so are the replies of the turns before."""
 
     question: str
     answer: str
+    before: tuple[tuple[str, str], ...] = ()
+
+    def encode(self, vlm: Vlm, image: int | Sight) -> tuple[list[int], list[int]]:
+        """Token ids and labels (Writer.encode)."""
+        return vlm.encode(self.question, self.answer, image, self.before)
+
+
+def lessons(vlm: Vlm, talk: Talk) -> list[Talk]:
+    """The conversations in which a talk is learnt: itself. Where a prompt is read in both directions, one for each of
+    its replies: a reply must not see the turns after it."""
+    if vlm.parts is None or not vlm.parts.prefix:
+        return [talk]
+    turns = (*talk.before, (talk.question, talk.answer))
+    return [Talk(*turn, turns[:n]) for n, turn in enumerate(turns)]
 
 
 def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor]) -> Tensor:
@@ -32,7 +47,7 @@ def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor]) -> T
     Args:
         features: for each talk the object tokens of its image, from `Vlm.features`.
     """
-    rows = [vlm.encode(talk.question, talk.answer, vlm.sight(f)) for talk, f in zip(talks, features, strict=True)]
+    rows = [talk.encode(vlm, vlm.sight(f)) for talk, f in zip(talks, features, strict=True)]
     ids, mask = vlm.pad([ids for ids, _ in rows])
     labels, _ = vlm.pad([labels for _, labels in rows], value=IGNORE)
     hidden = vlm.hidden(ids, mask, features, labels != IGNORE)

@@ -2,15 +2,17 @@
 for all epochs, stages and ablations.
 
 What the tower gave is handed to the model in the tower's place; all that comes after it (choice of layer, connector,
-splitting) is the model's own. Folder: DIR/<key>/about.json names model weights, dtype and preprocessing (the key is its
-hash), DIR/<key>/<xx>/<SHA-256 of the image file>.safetensors holds the tower's output for one image, in the dtype in
-which it came, and is written whole or not at all: any number of processes may share a folder.
+splitting) is the model's own. Folder: DIR/<key>/about.json names the tower's weights and settings and the preprocessing
+(the key is its hash), DIR/<key>/<xx>/<SHA-256 of the image file>.safetensors holds the tower's output for one image, in
+the dtype in which it came, and is written whole or not at all: any number of processes may share a folder, and models
+that have nothing in common but the tower (tokens that stand for an image are kept by name).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 PIXELS = "pixel_values"
 THREADS = 2  # that decode images
 FIELDS = ("last_hidden_state", "pooler_output", "hidden_states")
+UNSEEN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # change no output
 
 
 @dataclass
@@ -98,8 +101,8 @@ class Vision:
             seen = look(self.vlm, self.pixels([image]))[1]
             if seen is None:
                 raise FgvrError("--vision-cache does not know how this family runs its tower; leave it out")
-            _save(path, seen)
-        return _load(path)
+            _save(path, seen, self.vlm)
+        return _load(path, self.vlm)
 
 
 class Shown:
@@ -234,7 +237,11 @@ def _nested(flat: dict[str, Tensor], like: Any) -> Any:
 def _opened(vlm: Vlm, folder: str | Path) -> Path:
     """The folder for these weights and this preprocessing."""
     assert vlm.parts is not None
-    about = {"model": vlm.about, "tower": vlm.parts.tower, "pixels": vlm.processor.image_processor.to_dict()}
+    config = vlm.model.config
+    settings = {k: v for k, v in config.vision_config.to_dict().items() if k not in UNSEEN}
+    layers = getattr(config, "vision_feature_layer", None)
+    about = {"tower": _digest(vlm.part("tower")), "settings": settings, "layers": layers,
+             "family": config.model_type, "pixels": vlm.processor.image_processor.to_dict()}  # fmt: skip
     text = json.dumps(about, sort_keys=True, indent=1, default=str)
     made = Path(folder, provenance.sha256_text([text])[:16])
     try:
@@ -245,13 +252,22 @@ def _opened(vlm: Vlm, folder: str | Path) -> Path:
     return made
 
 
+def _digest(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and values of a module's weights."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(data)
     os.replace(partial, path)
 
 
-def _save(path: Path, seen: Seen) -> None:
+def _save(path: Path, seen: Seen, vlm: Vlm) -> None:
     from safetensors.torch import save
 
     tensors = {f"output.{name}": value.contiguous() for name, value in _flat(seen.output).items()}
@@ -263,7 +279,10 @@ def _save(path: Path, seen: Seen) -> None:
             tensors[f"input.{name}"] = value.contiguous()
     counts = {name: len(value) for name, value in seen.output.items() if isinstance(value, tuple)} if isinstance(
         seen.output, dict) else {}  # fmt: skip
-    note = json.dumps({"fills": fills, "counts": counts}, sort_keys=True)
+    ids = sorted(set(seen.inputs["sight"].flatten().tolist()) - {-1})
+    names = dict(zip(ids, vlm.tokenizer.convert_ids_to_tokens(ids), strict=True))
+    tokens = {key: None if key == vlm.image_token_id else name for key, name in names.items()}  # models name it anew
+    note = json.dumps({"fills": fills, "counts": counts, "tokens": tokens}, sort_keys=True)
     try:
         path.parent.mkdir(exist_ok=True)
         _write(path, save(tensors, metadata={"fgvr": note}))
@@ -271,7 +290,7 @@ def _save(path: Path, seen: Seen) -> None:
         raise FgvrError(f"cannot write {path}: {error.strerror}; make room, or leave --vision-cache out") from error
 
 
-def _load(path: Path) -> Seen:
+def _load(path: Path, vlm: Vlm) -> Seen:
     """Raises FgvrError for a damaged file."""
     from safetensors import SafetensorError, safe_open
 
@@ -283,6 +302,9 @@ def _load(path: Path) -> Seen:
         raise FgvrError(f"{path}: damaged ({error}); remove it, it will be made again") from error
     inputs = {name.removeprefix("input."): value for name, value in tensors.items() if name.startswith("input.")}
     inputs |= {name: tensors[f"fill.{name}"].expand(shape) for name, shape in note["fills"].items()}
+    known = vlm.tokenizer.convert_tokens_to_ids
+    own = {int(k): vlm.image_token_id if name is None else known(name) for k, name in note["tokens"].items()}
+    inputs["sight"] = torch.tensor([[own.get(kept, kept) for kept in row] for row in inputs["sight"].tolist()])
     flat = {name.removeprefix("output."): value for name, value in tensors.items() if name.startswith("output.")}
     if "output" in flat:
         return Seen(inputs, flat["output"])
