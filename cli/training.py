@@ -65,15 +65,19 @@ def run(
             records = prepare(read)
             more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
+            more |= {"ranks": ranks, "extra": extra, "tell": boundary.say}
             tell((read, going.folder, going.resumed))
-        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, ranks=ranks, extra=extra,
-              tell=boundary.say, **more)  # fmt: skip
+        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
         save_adapter(vlm, going.folder, going.record())
         going.written = len(records)
-        if vlm.writer.cut:
-            job.say(f"{len(vlm.writer.cut)} texts were longer than the model's context and were cut at a sentence")
+        _say_cut(job, vlm)
         going.summary = {"temperature": float(extra())} if extra is not None else {}
     leave()
+
+
+def _say_cut(job: Job, vlm: Vlm) -> None:
+    if vlm.writer.cut:
+        job.say(f"{len(vlm.writer.cut)} texts were longer than the model's context and were cut at a sentence")
 
 
 def there(model: str) -> None:
