@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.test_makefile import ALL, TOP, World
+from tests.test_makefile import ALL, World
 from tests.test_options import leaves
 
 COMMON = "COMMON=imagenet-a=/a/b grocery=/g"
@@ -18,9 +17,6 @@ COMMON = "COMMON=imagenet-a=/a/b grocery=/g"
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     made = World(tmp_path / "a world")
-    (made.root / "examples/papers").mkdir()
-    for file in (TOP / "examples/papers").glob("finedefics.*"):
-        shutil.copy(file, made.root / "examples/papers")
     stub = (made.root / "stub").read_text()  # what stands behind a pipe reads it
     made.write("stub", stub.replace("\ncase", "\ncase $* in *foci4*) cat > /dev/null;; esac\ncase", 1))
     return made

@@ -4,19 +4,17 @@ option there exists."""
 from __future__ import annotations
 
 import shlex
-import shutil
 from pathlib import Path
 
 import click
 import pytest
 
-from tests.test_makefile import TOP, World
+from tests.test_makefile import World
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     made = World(tmp_path / "w")
-    shutil.copytree(TOP / "examples" / "papers", made.root / "examples" / "papers")
     (made.root / "examples" / "toy" / "parts.py").touch()
     stub = (made.root / "stub").read_text()  # predictions that a grep finds something in
     line = """case $* in eval*) printf '{"set":"%s",\\n' species attributes > "$out.partial" ;; esac\n"""
