@@ -280,6 +280,7 @@ def test_figures_say_who_answered_what(folder: Path, monkeypatch: pytest.MonkeyP
     [*figures._all(data, material)]
     assert {i.split("/")[1] for i in drawn["changed"]} <= {str(n) for n in range(5, 15)} and len(drawn["changed"]) == 6
     assert {i.split("/")[1] for i in drawn["errors"]} <= {str(n) for n in range(15, 20)} and len(drawn["errors"]) == 4
+    assert figures._middles(["Gull", "Gull", "Gull", "", "Jay", "Tern", "Tern"], 2) == {1.0: "Gull", 5.5: "Tern"}
     item = next(i for i in data["errors"]["items"] if i["right"] == "Ivory Gull")
     assert figures._differences(data["errors"]["attributes"], item) == ["bill: I, not A"]
 

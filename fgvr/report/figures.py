@@ -59,7 +59,7 @@ def save(data: Record, material: Material, folder: Path) -> list[str]:
 
 def _all(data: Record, material: Material) -> Iterator[tuple[str, Any]]:
     for chart in data["confusion"]:
-        yield f"confusion-{chart['kind']}-{_word(chart['run'])}", _confusion(chart, data["categories"])
+        yield f"confusion-{chart['kind']}-{_word(chart['run'])}", _confusion(chart, data["categories"], data["groups"])
     *others, last = material.runs
     right = {record["id"] for record in material.runs[last].predictions if record.get("correct")}
     items = [item for item in data["errors"]["items"] if item["image"] is not None]
@@ -72,8 +72,9 @@ def _all(data: Record, material: Material) -> Iterator[tuple[str, Any]]:
             yield f"errors-{kind}", _errors(wrong[:ERRORS], data)
 
 
-def _confusion(chart: Record, categories: Sequence[str]) -> Any:
-    """Rows are right categories in percent of their questions, columns what was given."""
+def _confusion(chart: Record, categories: Sequence[str], groups: Sequence[str]) -> Any:
+    """Rows are right categories in percent of their questions, columns what was given; where there is no room for the
+    names of categories, those of their larger groups."""
     import numpy as np
     from matplotlib import pyplot
 
@@ -90,8 +91,20 @@ def _confusion(chart: Record, categories: Sequence[str]) -> Any:
     if len(categories) <= NAMED:
         axes.set_xticks(range(len(used)), [columns[i] for i in used], rotation=90, fontsize=6)
         axes.set_yticks(range(len(categories)), list(categories), fontsize=6)
+    else:
+        middles = _middles(groups, len(categories) // NAMED + 1)
+        axes.set_xticks([*middles], [*middles.values()], rotation=90, fontsize=6)
+        axes.set_yticks([*middles], [*middles.values()], fontsize=6)
     axes.set(xlabel="given", ylabel="right", title=f"{chart['run']}, {chart['kind']}")
     return figure
+
+
+def _middles(groups: Sequence[str], least: int) -> dict[float, str]:
+    """Where the middle of each group lies that has so many categories or more, and its name."""
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    return {sum(own) / len(own): group for group, own in places.items() if group and len(own) >= least}
 
 
 def _changed(items: Sequence[Record], last: str, images: Sequence[str]) -> Any:
