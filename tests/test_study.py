@@ -112,6 +112,7 @@ def test_open_answers_by_finers_em() -> None:
 def test_a_mean_over_data_sets() -> None:
     value, low, high, n = over_sets([(0.4, 0.3, 0.5, 100), (0.6, 0.5, 0.7, 50)])
     assert (value, n) == (0.5, 2) and low == pytest.approx(0.5 - 0.1 / 2**0.5) and high == pytest.approx(1 - low)
+    assert over_sets([(0.4, 0.35, 0.6, 100)]) == (0.4, 0.35, 0.6, 1)
     assert over_sets([(0.4, 0.3, 0.5, 100), (0.2, None, None, 1)]) == (pytest.approx(0.3), None, None, 2)
 
 

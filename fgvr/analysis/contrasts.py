@@ -130,7 +130,9 @@ def _one_kind(dataset: str, run: str, kinds: Mapping[str, Predictions]) -> Predi
 
 
 def over_sets(figures: Sequence[Figure]) -> Figure:
-    """The mean of figures of independent data sets, with an interval; n is their number."""
+    """The mean of figures of independent data sets, with an interval; n is their number. Of one its own interval."""
+    if len(figures) == 1:
+        return (*figures[0][:3], 1)
     value = sum(figure[0] for figure in figures) / len(figures)
     widths = [(high - low) for _, low, high, _ in figures if low is not None and high is not None]
     if len(widths) < len(figures):
