@@ -135,13 +135,19 @@ class Extras:
 
 
 def _save(path: str, data: bytes) -> None:
-    """The file is whole or as it was."""
-    from fgvr.output import unwritable
+    """The file is whole or as it was; a link stays a link, and a device or pipe is written to."""
+    from fgvr.output import Plain, unwritable
 
-    partial = f"{path}.partial"
+    final = os.path.realpath(path)
+    if os.path.exists(final) and not os.path.isfile(final):
+        out = Plain(path)
+        out.write(data)
+        out.close()
+        return
+    partial = f"{final}.partial"
     try:
         with open(partial, "wb") as file:
             file.write(data)
-        os.replace(partial, path)
+        os.replace(partial, final)
     except OSError as error:
         raise unwritable(path, error, resume=False) from error

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from fgvr import provenance, tensors
-from fgvr.errors import FgvrError, RecordError
+from fgvr.errors import FgvrError, RecordError, reason
 from fgvr.images import locate, open_image
 from fgvr.records import Record
 from fgvr.stream import Bad, Item, bad
@@ -304,7 +304,10 @@ def load(names: str) -> tensors.Features:
 def _load(name: str) -> tuple[Tensor, list[str]]:
     beside = Path(name + ".ids")
     if beside.exists():
-        found, ids = _plain(name), beside.read_text(encoding="utf-8").splitlines()
+        try:
+            found, ids = _plain(name), beside.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise FgvrError(f"{beside}: cannot read: {reason(error)}; write one id a line, in UTF-8") from error
     else:
         try:
             whole = tensors.load(name)
@@ -315,7 +318,7 @@ def _load(name: str) -> tuple[Tensor, list[str]]:
     if "features" not in found and len(found) != 1:
         raise FgvrError(f"{name}: has tensors {', '.join(sorted(found)) or 'none'}; call the one to use 'features'")
     rows = found["features"] if "features" in found else next(iter(found.values()))
-    if rows.ndim != 2 or not rows.is_floating_point() or len(rows) != len(ids):
+    if rows.ndim != 2 or not rows.is_floating_point() or len(rows) != len(ids) or not rows.shape[1]:
         shape = f"{rows.dtype} {tuple(rows.shape)}".removeprefix("torch.")
         raise FgvrError(f"{name}: {shape} for {len(ids)} ids; floating (number of ids, width) is needed")
     return rows.float(), ids
@@ -346,9 +349,16 @@ def of(features: tensors.Features, records: Sequence[Record], names: str) -> Ten
     """(N, D) rows of the records.
 
     Raises:
-        FgvrError: a record has no row.
+        FgvrError: a record has no row, or one without direction: zero or not finite.
     """
     try:
-        return tensors.rows(features, "features", [record["id"] for record in records])
+        rows = tensors.rows(features, "features", [record["id"] for record in records])
     except FgvrError as error:
         raise FgvrError(f"{names}: {error}; make features of these records") from error
+    if len(rows):
+        high, low = rows.amax(1), rows.amin(1)
+        bad = ~(high.isfinite() & low.isfinite()) | ((high == 0) & (low == 0))
+        if bad.any():
+            first = records[int(bad.nonzero()[0])]["id"]
+            raise FgvrError(f"{names}: the row of {first!r} has no direction (zero or not finite); make it anew")
+    return rows

@@ -127,7 +127,7 @@ def refuse_pickle(path: str | os.PathLike) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another process may write the same part of a cache
     try:
         with open(partial, "wb") as file:
             file.write(data)

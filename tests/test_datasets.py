@@ -179,6 +179,29 @@ def test_a_damaged_mat_file(fgvr: Fgvr, tmp_path: Path) -> None:
     assert "setid.mat: " in fgvr.bad(*argv)
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "spoil", "words"),
+    [
+        ("cars", "cars_test_annos_withlabels.mat", {"annotations": np.arange(3.0)}, "(only integers, slices"),
+        ("flowers", "setid.mat", {"tstid": np.array([1.0, np.nan])}, "(cannot convert float NaN to integer)"),
+        ("flowers", "setid.mat", {"tstid": np.array([0.0, 3])}, "nothing for 0"),
+        ("flowers", "imagelabels.mat", {"labels": np.array([1, 2])}, "nothing for 5"),
+        ("grocery", "dataset/test.txt", b"x y z\n", "(list index out of range); is it Grocery Store?"),
+        ("nabirds", "nabirds/hierarchy.txt", b"1 0\n", "nothing for '295'"),
+        ("cub", "CUB_200_2011/classes.txt", b"1 Birds\n2 Ducks\n", "category 1 has no name; is it CUB-200-2011?"),
+    ],
+)
+def test_list_files_of_another_kind(
+    name: str, file: str, spoil: bytes | dict, words: str, fgvr: Fgvr, tmp_path: Path
+) -> None:
+    BUILDERS[name](tmp_path)
+    if isinstance(spoil, dict):
+        savemat(tmp_path / file, **spoil)
+    else:
+        (tmp_path / file).write_bytes(spoil)
+    assert words in fgvr.bad("dataset", name, "--root", tmp_path, "--split", "test", "--allow-partial")
+
+
 def test_a_split_that_does_not_exist(fgvr: Fgvr, tmp_path: Path) -> None:
     said = fgvr.bad("dataset", "cub", "--root", tmp_path, "--split", "val", status=2)
     assert "'val' is not one of 'train', 'test'" in said
@@ -378,6 +401,9 @@ def test_tables(name: str, fgvr: Fgvr, tmp_path: Path) -> None:
         ("image,category,split\na/1.jpg,,test\n", "t.csv:2: column 'category' holds ''; it must be text"),
         ("image,category,split\na/1.jpg,b,test\na/1.jpg,b,test\n", "t.csv:3: has the id 'a/1' of an earlier row"),
         ("image,category,split\na/1.jpg,\xff,test\n", "t.csv:2: not UTF-8 CSV"),
+        ("image,category,split\na/1.jpg,Crow, male,test\n", "t.csv:2: not UTF-8 CSV (more or fewer cells than the 3"),
+        ("image,category,split\na/1.jpg,Crow\n", "t.csv:2: not UTF-8 CSV (more or fewer cells than the 3"),
+        ("image,category,split,category\na/1.jpg,a,test,b\n", "t.csv:2: not UTF-8 CSV (column 'category' comes twice)"),
     ],
 )
 def test_tables_at_fault(text: str, words: str, fgvr: Fgvr, tmp_path: Path) -> None:
@@ -386,6 +412,17 @@ def test_tables_at_fault(text: str, words: str, fgvr: Fgvr, tmp_path: Path) -> N
     argv = ["dataset", "table", "--file", tmp_path / "t.csv", "--root", tmp_path, "--superclass", "x"]
     status, _, err = fgvr(*argv, "--split", "test")
     assert status == 1 and err.count("\n") == 1 and words in err
+
+
+def test_ids_of_a_table_are_text_or_numbers(fgvr: Fgvr, tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    rows = [{"image": "a.jpg", "category": "Crow", "n": n} for n in (7, None, "", {"a": 1})]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["dataset", "table", "--file", tmp_path / "t.jsonl", "--root", tmp_path, "--superclass", "x", "--split", "s"]
+    options = ["--split-column", "", "--id-column", "n", "--on-error", "skip", "--errors", tmp_path / "bad.jsonl"]
+    status, out, _ = fgvr(*argv, *options)
+    assert status == 0 and [json.loads(line)["id"] for line in out.splitlines()] == ["7"]
+    assert (tmp_path / "bad.jsonl").read_text().count("column 'n' holds") == 3
 
 
 @pytest.fixture
@@ -418,6 +455,50 @@ def test_local_parquet(parquet: Path, fgvr: Fgvr, tmp_path: Path) -> None:
     assert fgvr(*argv, "-o", tmp_path / "r.jsonl")[0] == 0
     record = json.loads((tmp_path / "r.jsonl.run.json").read_text())
     assert [len(entry["sha256"]) for entry in record["inputs"]] == [64, 64]
+
+
+def test_other_images_of_equal_size_are_written(parquet: Path, fgvr: Fgvr, tmp_path: Path) -> None:
+    argv = ["dataset", "hf", "--from", parquet, "--root", tmp_path / "out", "--split", "test", "--superclass", "bird"]
+    file = tmp_path / "out" / fgvr.good(*argv)[1]["image"]
+    right = file.read_bytes()
+    file.write_bytes(bytes(len(right)))
+    fgvr.good(*argv)
+    assert file.read_bytes() == right
+
+
+def test_parquet_at_fault(parquet: Path, fgvr: Fgvr, tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    argv = ["dataset", "hf", "--root", tmp_path / "out", "--superclass", "bird", "--from"]
+    said = fgvr.bad(*argv, parquet, "--split", "val")
+    assert "no file of split 'val' (there: test, train)" in said
+    good = (tmp_path / "src" / "train" / "0.jpg").read_bytes()
+    names = ["a", "b"]
+    tables = {
+        "number": {"image": [1, 2], "label": names},
+        "paths": {"image": [str(tmp_path / "no.jpg"), str(tmp_path / "src" / "train" / "0.jpg")], "label": names},
+        "alike": {"image": [good, good], "label": ["x", "x"]},
+    }
+    for name, columns in tables.items():
+        write_table(pyarrow.table(columns), tmp_path / f"{name}.parquet")
+    assert "cannot read its rows: " in fgvr.bad(*argv, tmp_path / "number.parquet", "--split", "s")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "alike.parquet").read_bytes()[:-50])
+    assert "cannot read" in fgvr.bad(*argv, tmp_path / "cut.parquet", "--split", "s")
+    assert "s/0000000: cannot read " in fgvr.bad(*argv, tmp_path / "paths.parquet", "--split", "s")
+    status, out, _ = fgvr(*argv, tmp_path / "paths.parquet", "--split", "s", "--on-error", "skip")
+    assert status == 0 and [json.loads(line)["category"] for line in out.splitlines()] == ["b"]
+
+
+def test_class_labels_that_become_one_name(fgvr: Fgvr, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a_b", "a b"])})
+    photo(tmp_path / "0.png")
+    stored = {"bytes": (tmp_path / "0.png").read_bytes(), "path": None}
+    made = datasets.Dataset.from_dict({"image": [stored], "label": [1]}, features=features)
+    made.to_parquet(str(tmp_path / "x.parquet"))
+    argv = ["dataset", "hf", "--root", tmp_path, "--superclass", "x", "--split", "s", "--from", tmp_path / "x.parquet"]
+    assert "categories 'a_b' and 'a b' are one name; rename one" in fgvr.bad(*argv)
 
 
 def test_a_missing_extra_is_named(fgvr: Fgvr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,7 @@ def test_ids_in_the_file_or_beside_it(tmp_path: Path) -> None:
         ({"x": torch.ones(2, 3)}, "a\n", r"float32 \(2, 3\) for 1 ids"),
         ({"x": torch.ones(2, 3), "y": torch.ones(2, 3)}, "a\nb\n", "has tensors x, y; call the one to use 'features'"),
         ({"x": torch.ones(2).long()}, "a\nb\n", r"int64 \(2,\) for 2 ids; floating"),
+        ({"x": torch.ones(2, 0)}, "a\nb\n", r"float32 \(2, 0\) for 2 ids"),
         ({"x": torch.ones(2, 3)}, "a\na\n", r"an id comes twice \('a'\)"),
     ],
 )
@@ -196,6 +197,25 @@ def test_wrong_files_are_one_line(made: Any, ids: str | None, message: str, tmp_
         file.with_name(file.name + ".ids").write_text(ids)
     with pytest.raises(FgvrError, match=message):
         load(str(file))
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_row_without_direction_is_named(value: float, tmp_path: Path) -> None:
+    rows = torch.ones(3, 2)
+    rows[1] = value
+    tensors.save(tmp_path / "f", {"features": rows}, ["a", "b", "c"], {})
+    with pytest.raises(FgvrError, match="f: the row of 'b' has no direction"):
+        of(load(str(tmp_path / "f")), [{"id": "c"}, {"id": "b"}], "f")
+
+
+def test_ids_with_a_mark_or_of_another_encoding(tmp_path: Path) -> None:
+    file = str(tmp_path / "f.safetensors")
+    save_file({"x": torch.ones(2, 3)}, file)
+    Path(file + ".ids").write_bytes("\ufeffa\r\nb\r\n".encode())
+    assert load(file).ids == ["a", "b"]
+    Path(file + ".ids").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(FgvrError, match=r"f.safetensors.ids: cannot read: .*; write one id a line, in UTF-8"):
+        load(file)
 
 
 def test_widths_and_pickles(tmp_path: Path) -> None:

@@ -141,6 +141,16 @@ def test_files_that_cannot_be_recordings(tmp_path: Path) -> None:
         assert same is model
 
 
+def test_other_files_are_not_recorded_over(tmp_path: Path) -> None:
+    """A file without a line's end is no recording that broke off."""
+    (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(FgvrError, match=r"results.json:1: no recorded reply"):
+        Recorder(Model(), str(tmp_path / "results.json"))
+    assert (tmp_path / "results.json").read_text() == '{"accuracy": 0.9}'
+    with pytest.raises(FgvrError, match="--record /dev/zero: .*name a plain file"):
+        Recorder(Model(), "/dev/zero")
+
+
 def test_one_run_records_at_a_time(tmp_path: Path) -> None:
     first = Recorder(Model(), str(tmp_path / "r"))
     with pytest.raises(TryAgain, match="is being written by another run"):

@@ -91,6 +91,39 @@ def test_a_server_without_log_probabilities(server: Server) -> None:
         opened(server).letters([Ask("q")], ["AB"])
 
 
+@pytest.mark.parametrize(
+    ("logprobs", "words"),
+    [
+        ({"content": "x"}, "gives no log-probabilities"),
+        ([], "gives no log-probabilities"),
+        ({"content": [{"token": "A", "top_logprobs": [{"token": "A", "logprob": "x"}]}]}, "returned 'x'"),
+        ({"content": [{"token": "A", "logprob": -1, "top_logprobs": [{"token": "A", "logprob": None}]}]}, "None for a"),
+        ({"content": [{"token": "A", "top_logprobs": [{"token": "A", "logprob": math.nan}]}]}, "nan for"),
+    ],
+)  # fmt: skip
+def test_log_probabilities_that_are_none(logprobs: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "A"}, "logprobs": logprobs}
+    monkeypatch.setattr(Server, "reply", lambda self, body: {"id": "1", "choices": [choice]})
+    with serving(Server()) as server, pytest.raises(FgvrError, match=words):
+        opened(server).letters([Ask("q")], ["AB"])
+
+
+def test_log_probabilities_without_a_token_or_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    top = [{"token": None, "logprob": -1}, {"token": "B", "logprob": -2}, {"token": "A", "logprob": -math.inf}]
+    message = {"role": "assistant", "content": "A"}
+    choice = {"index": 0, "message": message, "logprobs": {"content": [{**top[2], "top_logprobs": top}]}}
+    monkeypatch.setattr(Server, "reply", lambda self, body: {"id": "1", "choices": [choice]})
+    with serving(Server()) as server:
+        assert opened(server).letters([Ask("q")], ["AB"]) == [[None, -2.0]]
+        assert opened(server).reply_scored([Ask("q")], 5)[0].confidence == -9999.0
+
+
+def test_choices_that_are_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "reply", lambda self, body: {"id": "1", "choices": 5.0})
+    with serving(Server()) as server, pytest.raises(RecordError, match="returned no reply"):
+        opened(server).reply([Ask("q")], 5)
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "503", "truncated", "hang"])
 def test_what_passes_is_tried_again(server: Server, fault: str) -> None:
     server.faults = [fault]

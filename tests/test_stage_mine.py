@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,25 @@ def test_groups_page_and_summary(triples: list[dict], tmp_path: Path, monkeypatc
     assert said[1:] == ["nothing was mined again; --groups and --preview need a run without --resume"]
 
 
+@pytest.mark.parametrize("link", [True, False], ids=["link", "pipe"])
+def test_groups_replace_neither_link_nor_pipe(
+    link: bool, triples: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fgvr.models.open_encoder", lambda spec, **options: Colours())
+    groups, file = tmp_path / "groups", tmp_path / "file"
+    if link:
+        groups.symlink_to(file)
+    else:
+        os.mkfifo(groups)
+        reader = threading.Thread(target=lambda: file.write_bytes(groups.read_bytes()), daemon=True)
+        reader.start()
+    invoke([*files(triples, tmp_path), "--groups", str(groups)])
+    if not link:
+        reader.join(10)
+    assert groups.is_symlink() if link else groups.is_fifo()
+    assert json.loads(file.read_text().splitlines()[0])["group"] == 0
+
+
 def test_features_made_elsewhere(triples: list[dict], tmp_path: Path) -> None:
     from fgvr import tensors
 
@@ -223,7 +244,7 @@ def test_features_made_elsewhere(triples: list[dict], tmp_path: Path) -> None:
     with pytest.raises(FgvrError, match="no row for 1 of 5 ids, the first is 'red'"):
         invoke(base)
     tensors.save(file, {"features": rows * 0}, [r["id"] for r in triples], {})
-    with pytest.raises(FgvrError, match="row 0 has no direction"):
+    with pytest.raises(FgvrError, match="the row of 'red' has no direction"):
         invoke(base)
 
 

@@ -70,6 +70,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         tensors.save(tmp_path / "no" / "x", some(), IDS, {})
 
 
+def test_two_processes_write_one_file(tmp_path, monkeypatch):
+    """The other one begins and ends while this one writes."""
+    path, sync, pid = tmp_path / "x", os.fsync, os.getpid()
+
+    def other(fd):
+        monkeypatch.setattr(os, "fsync", sync)
+        monkeypatch.setattr(os, "getpid", lambda: pid + 1)
+        tensors.save(path, some(), IDS, {"run": 1})
+
+    monkeypatch.setattr(os, "fsync", other)
+    tensors.save(path, some(), IDS, {"run": 1})
+    assert tensors.load(path).ids == IDS and os.listdir(tmp_path) == ["x"]
+
+
 @pytest.mark.parametrize(
     ("content", "ids", "about", "message"),
     [

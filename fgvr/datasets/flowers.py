@@ -32,8 +32,9 @@ def index(at: Path, split: str, level: str) -> Index:
     """imagelabels.mat numbers the category of each image, setid.mat the images of each split."""
     (labels,) = mat(at / "imagelabels.mat", "labels")
     numbers = sorted(int(number) for part in mat(at / "setid.mat", *SETS[split]) for number in part)
+    labelled = {n: str(label) for n, label in enumerate(labels, 1)}
     categories = {str(n): Category(name, ALIASES.get(name, ())) for n, name in enumerate(NAMES, 1)}
-    images = [(f"jpg/image_{n:05d}.jpg", str(labels[n - 1])) for n in numbers]
+    images = [(f"jpg/image_{n:05d}.jpg", labelled[n]) for n in numbers]
     return Index(categories, images, "setid.mat")
 
 

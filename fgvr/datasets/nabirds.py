@@ -28,9 +28,10 @@ def index(at: Path, split: str, level: str) -> Index:
     categories = {}
     for key in sorted(set(labels.values()), key=int):
         above: list[str] = []
-        node = key
-        while (node := parents.get(node, "")) in names and len(above) < 2:
+        node = parents[key]
+        while node in names and len(above) < 2:
             above.append(names[node])
+            node = parents.get(node, "")
         plain = names[key].partition("(")[0].strip()
         categories[key] = Category(names[key], coarse=coarse(names[key], above), fine=(plain,))
     wanted = {"train": "1", "test": "0"}[split]

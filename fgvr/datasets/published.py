@@ -56,6 +56,10 @@ def open_split(spec: Spec, root: Path, split: str, level: str = "", partial: boo
         raise FgvrError(f"{at}: its list files do not fit together: nothing for {error}; unpack it again") from error
     except OSError as error:
         raise FgvrError(f"{at}: cannot read the {split} split: {error.strerror}: {error.filename}") from error
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # a list file of another kind or length
+        raise FgvrError(
+            f"{at}: its list files do not fit together ({error}); is it {spec.title}? unpack it again"
+        ) from error
     _names(spec, index)
     if not partial:
         _counts(spec, split, level, at, index, len(found))
@@ -91,6 +95,8 @@ def _folder(spec: Spec, root: Path, split: str) -> str:
 def _names(spec: Spec, index: Index) -> None:
     seen: dict[str, str] = {}
     for key, category in index.categories.items():
+        if not category.name:
+            raise FgvrError(f"category {key} has no name; is it {spec.title}? unpack it again")
         first = seen.setdefault(category.name.casefold(), key)
         if first != key:
             raise FgvrError(f"{spec.title}: categories {first} and {key} are both called {category.name!r}; rename one")

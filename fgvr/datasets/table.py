@@ -38,7 +38,9 @@ def rows(source: Source) -> Iterator[Row]:
 
     try:
         if suffix in (".csv", ".tsv"):
-            for row in csv.DictReader(text(), delimiter="\t" if suffix == ".tsv" else ",", strict=True):
+            table = csv.DictReader(text(), delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+            for row in table:
+                _whole(row, table.fieldnames or ())
                 yield f"{source.label}:{number}", row
         else:
             for line in text():
@@ -52,6 +54,14 @@ def rows(source: Source) -> Iterator[Row]:
         raise FgvrError(f"{source.label}:{number}: not UTF-8 {kind} ({error}); correct it") from error
     finally:
         source.digest()
+
+
+def _whole(row: dict[Any, Any], header: Sequence[str]) -> None:
+    """A comma that is not quoted, or a column named twice, would silently tell another category."""
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise ValueError(f"column {twice[0]!r} comes twice")
+    if any(row.pop(None, ())) or None in row.values():
+        raise ValueError(f"more or fewer cells than the {len(header)} of the header")
 
 
 def records(source: Source, root: Path, split: str, superclass: str, settings: Table) -> Iterator[Item]:
@@ -103,6 +113,8 @@ def _record(row: dict[str, Any], split: str, superclass: str, settings: Table) -
         values[name] = value.strip()
     image = values["image"].replace("\\", "/").removeprefix("./")
     own = row[settings.id_column] if settings.id_column else os.path.splitext(image)[0]
+    if isinstance(own, bool) or not isinstance(own, str | int) or own == "":
+        raise RecordError(f"column {settings.id_column!r} holds {own!r}; it must be text or a whole number")
     record = {"id": str(own), "image": image, "category": values["category"]}
     return {**record, "superclass": superclass, "split": split}
 

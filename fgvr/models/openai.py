@@ -97,9 +97,8 @@ class ServerAnswerer:
     def _replies(self, asks: Sequence[Ask], max_new_tokens: int, **more: Any) -> list[Said]:
         async def one(ask: Ask) -> Said:
             choice = await self._choice(ask, max_new_tokens, **more)
-            logprobs = getattr(choice, "logprobs", None)
-            tokens = (logprobs.content or []) if logprobs is not None else []
-            sure = sum(token.logprob for token in tokens) / len(tokens) if tokens else None
+            likely = [self._likely(token) for token in _tokens(choice)]
+            sure = sum(likely) / len(likely) if likely else None
             said = Said(self._text(choice.message.content).strip(), sure)
             self.heard(ask, said)
             return said
@@ -111,15 +110,15 @@ class ServerAnswerer:
 
         async def one(pair: tuple[Ask, Sequence[str]]) -> list[float | None]:
             choice = await self._choice(pair[0], 1, logprobs=True, top_logprobs=SEEN)
-            said = (choice.logprobs.content or []) if choice.logprobs is not None else []
+            said = _tokens(choice)
             if not said:
                 raise FgvrError(
                     f"server {self.where} gives no log-probabilities of {self.name}; use --scoring generate"
                 )
             found: dict[str, float] = {}
-            for token in said[0].top_logprobs:
-                text = token.token.strip(" \n\t▁Ġ")
-                found[text] = found.get(text, 0.0) + math.exp(token.logprob)
+            for token in said[0].top_logprobs or ():
+                text = str(token.token).strip(" \n\t▁Ġ")
+                found[text] = found.get(text, 0.0) + math.exp(self._likely(token))
             return [math.log(found[letter]) if found.get(letter) else None for letter in pair[1]]
 
         return self._all(one, list(zip(asks, letters, strict=True)), {"letters": True})
@@ -201,7 +200,7 @@ class ServerAnswerer:
             raise self._failed(error) from error
         self._account(getattr(made, "usage", None))
         choices = getattr(made, "choices", None)
-        if not choices or getattr(choices[0], "message", None) is None:
+        if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
             raise RecordError(f"server {self.where} returned no reply; ask another model")
         return choices[0]
 
@@ -222,6 +221,13 @@ class ServerAnswerer:
         if not all(isinstance(text, str) for text in texts):
             raise RecordError(f"server {self.where} returned a reply that is no text; ask another model")
         return "".join(texts)
+
+    def _likely(self, token: Any) -> float:
+        """A token's log-probability; -9999, as OpenAI's own server has it, for -inf."""
+        value = getattr(token, "logprob", None)
+        if not isinstance(value, int | float) or math.isnan(value) or value > 1:
+            raise RecordError(f"server {self.where} returned {value!r} for a log-probability; ask another model")
+        return max(value, -9999.0)
 
     def _failed(self, error: Exception) -> Exception:
         """The last failure, in our words: out of reach (75), refused altogether (1), or refused or not answered for
@@ -250,6 +256,12 @@ class ServerAnswerer:
         body = error.body if isinstance(error.body, dict) else {}
         text = " ".join(str(body.get("message") or error.message).split())[:200]
         return text.replace(self.client.api_key, "***")
+
+
+def _tokens(choice: Any) -> list[Any]:
+    """The tokens of a reply with their log-probabilities; [] where the server tells none."""
+    found = getattr(getattr(choice, "logprobs", None), "content", None)
+    return found if isinstance(found, list) else []
 
 
 def _close(loop: asyncio.AbstractEventLoop, client: Any) -> None:

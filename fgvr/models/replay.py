@@ -74,6 +74,9 @@ class Keys:
         return key_of(ask, settings, self.image(ask.image))
 
 
+HEAD = b'{"key": "'  # of a line
+
+
 class Recording:
     """The lines of a recording by key: where each stands in the file, so that memory grows with their number only."""
 
@@ -92,8 +95,8 @@ class Recording:
         for number, line in enumerate(file, 1):
             entry = _entry(line)
             if entry is None:
-                if not line.endswith(b"\n"):
-                    break
+                if not line.endswith(b"\n") and (line.startswith(HEAD) or HEAD.startswith(line)):
+                    break  # and never what is no recording: the rest of the file goes
                 raise FgvrError(f"{self.path}:{number}: no recorded reply; name a file that --record wrote")
             self.at.setdefault((entry["key"], entry["model"]), self.end)
             if "about" in entry:
@@ -176,6 +179,8 @@ class Recorder:
 
     def __init__(self, model: Answerer, path: str) -> None:
         self.model, self.about, self.path = model, model.about, path
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise FgvrError(f"--record {path}: replies are read from it, too; name a plain file")
         try:
             self.file = os.fdopen(output.lock(Path(os.path.realpath(path))), "r+b")
         except OSError as error:
