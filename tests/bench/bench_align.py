@@ -3,8 +3,8 @@ micro-batches of 2, which are also its contrastive batches, with gradients accum
 descriptions, names, negative descriptions and negative names, one after the other, logits of every token, the vision
 tower in the graph (as peft's preparation for 4-bit training leaves it). Seconds; compared first: the losses of both on
 one batch of 2 in the released form, the labels being the reply's in both. MICRO=N bounds our memory (4, which takes
-as much as theirs; 0: none); KEPT=1 takes the
-vision tower's output from a folder, which our first run fills.
+about as much as theirs; 0: none); POOL=N (256) is from how many triples the negatives come: about 96 is like batches of
+`--groups`; KEPT=1 takes the vision tower's output from a folder, which our first run fills.
 
 `python -m tests.bench.bench_align released|ours [MICRO]` runs one contender and prints its peak memory."""
 
@@ -32,7 +32,7 @@ from tests.bench import training
 from tests.bench.harness import Benchmark
 
 BATCH, THEIRS, TAU = int(os.environ.get("BATCH", "64")), 2, 0.07
-KEPT = bool(os.environ.get("KEPT"))
+KEPT, POOL = bool(os.environ.get("KEPT")), int(os.environ.get("POOL", "256"))
 MICRO = int(os.environ.get("MICRO", "4")) or None
 
 
@@ -41,7 +41,7 @@ def material() -> tuple[Vlm, Vlm, list[Record]]:
     """A model for each contender, and the triples."""
     theirs = training.opened()
     theirs.part("tower").embeddings.register_forward_hook(lambda module, args, output: output.requires_grad_())
-    return theirs, training.opened(), training.triples(BATCH)
+    return theirs, training.opened(), training.triples(BATCH, POOL)
 
 
 @functools.cache
@@ -120,7 +120,8 @@ def same(theirs: tuple[float, float], mine: tuple[float, float]) -> None:
 
 
 def benchmark() -> Benchmark:
-    label = f"contrastive batch {BATCH}" + f", micro-batch {MICRO}" * bool(MICRO) + ", tower kept" * KEPT
+    label = f"contrastive batch {BATCH}, negatives of {POOL}"
+    label += f", micro-batch {MICRO}" * bool(MICRO) + ", tower kept" * KEPT
     return Benchmark((f"released procedure, {THEIRS}", baseline), (label, ours), same, bar=3)
 
 

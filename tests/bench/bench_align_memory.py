@@ -1,5 +1,5 @@
 """The peak of memory of an align step on 64 triples, each contender in a fresh process: fgvr, contrastive batch 64 in
-micro-batches of MICRO (8), against the released procedure in its batches of 2, as in bench_align, by which their
+micro-batches of MICRO (4), against the released procedure in its batches of 2, as in bench_align, by which their
 losses are compared."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from tests.bench import bench_align
 from tests.bench.harness import Benchmark, Run
 
-MICRO = os.environ.get("MICRO", "8")
+MICRO = os.environ.get("MICRO", "4")
 
 
 def peak_mib(run: Run) -> float:
