@@ -119,7 +119,7 @@ def _gaps(axes: Axes, study: Study) -> None:
                 axes.plot([100 * low, 100 * high], [at, at], color=colour, lw=4, alpha=0.3)
             axes.plot([100 * value], [at], "o", color=colour, label=None if row else words[number])
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("fine-grained accuracy (%), with 95 % interval")
     axes.legend()
     axes.grid(alpha=0.3, axis="x")
