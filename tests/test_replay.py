@@ -147,7 +147,7 @@ def test_other_files_are_not_recorded_over(tmp_path: Path) -> None:
     with pytest.raises(FgvrError, match=r"results.json:1: no recorded reply"):
         Recorder(Model(), str(tmp_path / "results.json"))
     assert (tmp_path / "results.json").read_text() == '{"accuracy": 0.9}'
-    with pytest.raises(FgvrError, match="--record /dev/zero: .*name a plain file"):
+    with pytest.raises(FgvrError, match=r"--record /dev/zero: .*name a plain file"):
         Recorder(Model(), "/dev/zero")
 
 

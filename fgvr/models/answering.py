@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fgvr.errors import FgvrError
+from fgvr.errors import FgvrError, RecordError
 from fgvr.models import conversing, loading, shared_prefix
 from fgvr.models.base import Ask, Said
 from fgvr.models.families import FAMILIES
@@ -229,7 +229,11 @@ class VlmAnswerer:
     # --- prompts ---
 
     def _chat(self, question: str, reply: str | None, with_image: bool, before: Turns = ()) -> str:
-        return self.vlm.chat([*before, (question, reply)], with_image)
+        turns = [*before, (question, reply)]
+        mark = getattr(self.vlm.processor, "image_token", None)
+        if isinstance(mark, str) and mark and any(mark in text for turn in turns for text in turn if text):
+            raise RecordError(f"its text holds {mark!r}, which stands for an image here; take it out")
+        return self.vlm.chat(turns, with_image)
 
     def _options(self, prompt: str) -> dict[str, Any]:
         return {"padding": True, "return_tensors": "pt", **self.vlm.text_options(prompt)}
