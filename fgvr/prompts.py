@@ -368,9 +368,9 @@ def multiple_choice(question: str, options: Sequence[str], template: str = MULTI
     """Closed-set question; `fgvr.answers.read_option` reads the reply. The options stand one a line, from A.
 
     Raises:
-        ValueError: fewer than 2 options, more than 26, or a line break in one.
+        ValueError: fewer than 2 options, more than 26, or one that is blank or holds a line break.
     """
-    if not 2 <= len(options) <= 26 or any("\n" in option for option in options):
+    if not 2 <= len(options) <= 26 or any("\n" in option or not option.strip() for option in options):
         raise ValueError(f"need 2 to 26 options of one line each, got {list(options)}")
     choices = "\n".join(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
     return template.format(question=question, choices=choices)

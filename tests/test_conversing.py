@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from fgvr.datasets import toy
+from fgvr.errors import RecordError
 from fgvr.models import conversing, open_answerer, shared_prefix
 from fgvr.models.base import Ask
 from fgvr.models.families import FAMILIES
@@ -31,6 +32,14 @@ def answerer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if request.param == "smolvlm":
         pytest.importorskip("num2words")
     return open_answerer(str(families.build(request.param, tmp_path_factory.mktemp(request.param))), device="cpu")
+
+
+def test_a_text_with_the_mark_of_an_image_is_a_bad_record(answerer: Any) -> None:
+    mark = getattr(answerer.vlm.processor, "image_token", None)
+    if mark is None:
+        pytest.skip("its processor has no such mark")
+    with pytest.raises(RecordError, match="stands for an image here; take it out"):
+        answerer.reply([Ask(f"What is {mark} this?", Image.new("RGB", (8, 8)))], 2)
 
 
 def test_two_turns_are_those_of_encoding_both_anew(answerer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

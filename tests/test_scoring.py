@@ -128,6 +128,18 @@ def test_labels(root: Path) -> None:
     assert isinstance(fault, Bad) and "asks for no category name" in str(fault)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answer": "Owl", "answer_index": 3}, "'answer_index' is not the place of 'answer'"),
+        ({"options": ["", "Owl"], "answer": "Owl", "answer_index": 1}, "need 2 to 26 options of one line each"),
+    ],
+)
+def test_questions_at_odds_with_themselves(change: Record, words: str, root: Path) -> None:
+    (found,) = evaluate([{**MCQ, **change}], Told(lambda *_: 0.0), root, "strict", 4, 10, "generate")
+    assert isinstance(found, Bad) and words in found.error
+
+
 def test_names() -> None:
     records = [{"category": "Owl", "answer": "Kite"}, {"category": "Kite"}, {"x": 1}, Bad("in:1", "torn")]
     assert names_of(records) == ["Kite", "Owl"]

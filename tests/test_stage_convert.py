@@ -128,6 +128,12 @@ def test_records_that_cannot_be_written(kind: str, change: Record, why: str) -> 
     assert isinstance(found, Bad) and why in found.error
 
 
+@pytest.mark.parametrize("kind", ["llava", "sharegpt", "trl"])
+def test_a_record_without_an_image(kind: str) -> None:
+    with pytest.raises(RecordError, match="record has no 'image'"):
+        convert.WRITERS[kind]({key: value for key, value in ASKED[0].items() if key != "image"})
+
+
 def test_files_that_are_something_else() -> None:
     for data, kind in ((b"a,b\n1,2\n", "pretrain-csv"), (b"3", "llava"), (b"{]", "trl"), (b"", "finetune-csv")):
         with pytest.raises(FgvrError, match=f"file: is no {kind} file"):

@@ -229,7 +229,11 @@ class VlmAnswerer:
     # --- prompts ---
 
     def _chat(self, question: str, reply: str | None, with_image: bool, before: Turns = ()) -> str:
-        text = self.vlm.chat([*before, (question, reply)], with_image)
+        turns = [*before, (question, reply)]
+        mark = getattr(self.vlm.processor, "image_token", None)
+        if isinstance(mark, str) and mark and any(mark in text for turn in turns for text in turn if text):
+            raise RecordError(f"its text holds {mark!r}, which stands for an image here; take it out")
+        text = self.vlm.chat(turns, with_image)
         context = self.vlm.writer.context
         if reply is None and len(text.encode()) > context:  # a token is a byte or more
             count = len(self.vlm.tokenizer(text).input_ids)

@@ -69,7 +69,8 @@ def talks(record: Record) -> list[tuple[str, str]]:
 
 
 def to_llava(record: Record) -> Record:
-    return {"id": record["id"], "image": record["image"], "conversations": _conversation(record, f"{IMAGE}\n")}
+    turns = _conversation(record, f"{IMAGE}\n")
+    return {"id": record["id"], "image": record["image"], "conversations": turns}
 
 
 def to_sharegpt(record: Record) -> Record:

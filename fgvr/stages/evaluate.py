@@ -377,5 +377,8 @@ def _check(record: Record) -> None:
         check(record, ("answer",))
     texts(record, "aliases")
     options = record.get("options") if record["kind"] == "mcq" else None
-    if isinstance(options, list) and record.get("answer") is not None and record["answer"] not in options:
-        raise RecordError("'answer' is none of the 'options'; correct the record")
+    if isinstance(options, list) and record.get("answer") is not None:
+        if record["answer"] not in options:
+            raise RecordError("'answer' is none of the 'options'; correct the record")
+        if record.get("answer_index") not in (None, options.index(record["answer"])):
+            raise RecordError("'answer_index' is not the place of 'answer' in 'options'; correct the record")
