@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from fgvr import losses, signals
+from fgvr.cli import training
 from fgvr.errors import FgvrError, Stopped, UsageError
 from fgvr.models.vlm import Vlm, open_vlm
 from fgvr.names import Aliases
@@ -558,6 +559,16 @@ def test_the_command_runs_as_two_processes(world: Any, tmp_path: Path) -> None:
     assert together(_command, [*argv, "--resume"], tmp_path) == [0, 0]
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == done
     assert together(_command, argv[:-1], tmp_path) == [2, 2], "stdin cannot be shared"
+
+
+def test_another_process_prepares_by_itself_what_the_first_one_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what preparing leaves behind, such as the questions of one stage, is there as well."""
+    read, learnt = [{"id": "1"}], []
+    told = Ranks(1, 2)
+    monkeypatch.setattr(told, "share", lambda thing: (read, Path("out"), True))
+    monkeypatch.setattr(trainer, "train", lambda *given, **more: learnt.append((given[1], given[6], more)))
+    training._follow(told, None, None, None, None, lambda some: [*some, {}], lambda some: ("grouped", some))
+    assert learnt == [([*read, {}], True, {"ranks": told, "extra": None, "grouping": ("grouped", [*read, {}])})]
 
 
 @pytest.mark.parametrize(
