@@ -138,13 +138,14 @@ stage.score          = score $(SCORE_OPTIONS)
 STAGES := train val test check discover-attrs extract-attrs summarise mine-negatives align questions questions-test tune \
 	eval probe score
 
-# $(call stamps,FOLDER,STAGES): the rules of their stamps in FOLDER/.settings
+# $(call stamps,FOLDER,STAGES): the rules of their stamps in FOLDER/.settings. (GNU make 4.3 does not always take off the
+# last line end of a file that it reads.)
 define stamps
 $(2:%=$1/.settings/%):
 	@mkdir -p $$(@D)
 	@printf '%s\n' $$(call quote,$$(strip $$(stage.$$(@F)))) > $$@.new
 	@mv $$@.new $$@
-$(foreach s,$2,$(if $(call equal,$(file <$1/.settings/$s),$(strip $(stage.$s))),,
+$(foreach s,$2,$(if $(call equal,$(strip $(file <$1/.settings/$s)),$(strip $(stage.$s))),,
 $1/.settings/$s: FORCE))
 endef
 

@@ -390,3 +390,13 @@ def test_ablations_of_a_tiny_world(tmp_path: Path) -> None:
     assert [entry["answers"] > 0 for entry in log] == [True] * 3
     assert (tmp_path / "run-ablations" / "table.md").read_text().startswith("| run | mcq accuracy |")
     assert len(list((tmp_path / "run-ablations" / "vision").rglob("*.safetensors"))) == 60
+
+
+@pytest.mark.parametrize("length", [20, 200, 1200])
+def test_settings_of_any_length_are_known_again(world: World, length: int) -> None:
+    """GNU make 4.3 leaves a line end on some texts that it reads from a file, by their length."""
+    options = "ALIGN_OPTIONS=" + "x" * length
+    stamp = "runs/toy/.settings/align"
+    assert "printf" in world.make("-n", stamp, options).stdout
+    world.make(stamp, options)
+    assert "printf" not in world.make("-n", stamp, options).stdout
