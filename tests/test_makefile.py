@@ -397,6 +397,7 @@ def test_settings_of_any_length_are_known_again(world: World, length: int) -> No
     """GNU make 4.3 leaves a line end on some texts that it reads from a file, by their length."""
     options = "ALIGN_OPTIONS=" + "x" * length
     stamp = "runs/toy/.settings/align"
+    world.make("all")
     assert "printf" in world.make("-n", stamp, options).stdout
     world.make(stamp, options)
     assert "printf" not in world.make("-n", stamp, options).stdout
