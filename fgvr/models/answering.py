@@ -230,8 +230,8 @@ class VlmAnswerer:
 
     def _chat(self, question: str, reply: str | None, with_image: bool, before: Turns = ()) -> str:
         turns = [*before, (question, reply)]
-        mark = getattr(self.vlm.processor, "image_token", None)
-        if isinstance(mark, str) and mark and any(mark in text for turn in turns for text in turn if text):
+        mark = str(getattr(self.vlm.processor, "image_token", None) or "")  # some keep it as an AddedToken
+        if mark and any(mark in text for turn in turns for text in turn if text):
             raise RecordError(f"its text holds {mark!r}, which stands for an image here; take it out")
         text = self.vlm.chat(turns, with_image)
         context = self.vlm.writer.context
