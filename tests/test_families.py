@@ -4,9 +4,6 @@ where the reference files are, with real tokenizers and chat templates."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -225,22 +222,21 @@ def test_a_model_loaded_otherwise(kind: str, chosen: dict[str, str], tmp_path: P
     assert bool(in_four_bits) == ("quantise" in chosen)
 
 
-def test_a_hub_name_is_taken_from_a_filled_cache(tmp_path: Path) -> None:
+def test_a_hub_name_is_taken_from_a_filled_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With its revision, and without a network: as on a compute node whose HF_HOME was filled elsewhere."""
+    from huggingface_hub import constants
+
     commit = "0123456789abcdef0123456789abcdef01234567"
     kept = tmp_path / "hub" / "models--org--bird"
     families.build("llava", kept / "snapshots" / commit)
     for name in ("main", "v1"):
         (kept / "refs").mkdir(exist_ok=True)
         (kept / "refs" / name).write_text(commit)
-    code = (
-        "from PIL import Image; from fgvr.models import open_answerer; from fgvr.models.base import Ask\n"
-        "model = open_answerer('hf:org/bird@v1', device='cpu')\n"
-        "model.reply([Ask('Which?', Image.new('RGB', (9, 9)))], 2); print(model.about)"
-    )
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert done.stdout == f"{{'name': 'org/bird', 'revision': '{commit}', 'dtype': 'float32'}}\n", done.stderr
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model = open_answerer("hf:org/bird@v1", device="cpu")
+    assert model.about == {"name": "org/bird", "revision": commit, "dtype": "float32"}
+    assert model.reply([Ask("Which?", Image.new("RGB", (9, 9)))], 2) != [""]
 
 
 def test_what_cannot_be_quantised(tmp_path: Path) -> None:
