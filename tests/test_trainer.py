@@ -554,7 +554,8 @@ def test_the_command_runs_as_two_processes(world: Any, tmp_path: Path) -> None:
     there = {p.name for p in tmp_path.iterdir()}
     assert there == {"mined.jsonl", "questions.jsonl", "groups.jsonl", "out", "out.run.json", "out.logs"}
     log = procs.read_jsonl(tmp_path / "out" / "log.jsonl")
-    assert all(entry["answers"] > 0 and 8 < entry["texts"] < 4 * 8 for entry in log)
+    assert all(entry["answers"] > 0 for entry in log)
+    assert all(entry["texts"] in (6, 8, 10, 12) for entry in log), "name and caption of three to six species, each once"
     done = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
     assert together(_command, [*argv, "--resume"], tmp_path) == [0, 0]
     assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == done
