@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import re
 import sys
 import types
 import typing
@@ -28,12 +29,11 @@ class How(click.Option):
     """An option that changes speed or memory, never the result: it may differ on --resume."""
 
 
-class InputFile(click.ParamType):
-    """A file to read, or "-" for stdin."""
+class OfFile(click.ParamType):
+    """What names a file to read, alone or with words beside it."""
 
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def file(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path, which can be read, or "-"."""
         if value == "-":
             return value
         if not os.path.exists(value):
@@ -41,6 +41,34 @@ class InputFile(click.ParamType):
         if os.path.isdir(value):
             self.fail(f"cannot read {value!r}: it is a folder", param, ctx)
         return value
+
+
+class InputFile(OfFile):
+    """A file to read, or "-" for stdin."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return self.file(value, param, ctx)
+
+
+class FileWith(OfFile):
+    """A file to read with words beside it, in a form such as NAME=FILE.
+
+    Args:
+        pattern: of the whole text; its groups are the parts that the command gets, of which the one called FILE is
+            the file.
+    """
+
+    def __init__(self, form: str, pattern: str) -> None:
+        self.name, self.form, self.pattern = form.lower(), form, re.compile(pattern, re.DOTALL)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        found = self.pattern.fullmatch(value)
+        if found is None:
+            self.fail(f"{value!r} is not {self.form}", param, ctx)
+        parts = found.groupdict().items()
+        return tuple(self.file(part, param, ctx) if name == "FILE" else part for name, part in parts)
 
 
 class InputFolder(click.ParamType):
@@ -170,7 +198,7 @@ def _deciding(ctx: click.Context, job: Job) -> tuple[dict[str, Any], list[str]]:
     folders: list[str] = []
     for param in ctx.command.params:
         name = param.name or ""
-        if name in _IO or isinstance(param, How) or not param.expose_value or isinstance(param.type, InputFile):
+        if name in _IO or isinstance(param, How) or not param.expose_value or isinstance(param.type, OfFile):
             continue
         value = ctx.params.get(name)
         if isinstance(param.type, InputFolder) and param.type.hashed:

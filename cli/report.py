@@ -6,23 +6,23 @@ import os
 
 import click
 
-from fgvr.cli.options import InputFile, InputFolder, settings, stage_io
+from fgvr.cli.options import InputFile, InputFolder, OfFile, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Report
 
 
-class RunPath(InputFile):
+class RunPath(OfFile):
     """[NAME=]PATH of a file or of a run folder."""
 
     name = "run"
 
-    def convert(  # type: ignore[override]  # a pair
+    def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str | None, str]:
         name, equals, path = str(value).partition("=")
         if not equals or os.path.exists(str(value)):
             name, path = "", str(value)
-        return name or None, path if os.path.isdir(path) else super().convert(path, param, ctx)
+        return name or None, path if os.path.isdir(path) else self.file(path, param, ctx)
 
 
 @click.command("report")
@@ -77,4 +77,4 @@ def command(
             forms.save(report.tables, Path(tables))
         if figures is not None:
             drawings.save(report.data, material, Path(figures))
-        run.target.write(text.encode())  # type: ignore[union-attr]  # the command writes no folder
+        run.write_text(text)

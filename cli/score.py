@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from fgvr.cli.options import InputFile, device, settings, stage_io
-from fgvr.cli.scoring import Named, Paper, in_a_paper, load, run_names, write
+from fgvr.cli.scoring import NAMED, Paper, in_a_paper, load, run_names, write
 from fgvr.job import Job
 from fgvr.settings import Score
 
 
 @click.command("score")
 @stage_io
-@click.option("--compare", type=Named(), multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
+@click.option("--compare", type=NAMED, multiple=True, metavar="NAME=FILE", help="Another run's records; repeatable.")
 @click.option("--versus", type=InputFile(), metavar="FILE", help="The run to be better than; as --compare.")
 @click.option("--name", metavar="NAME", help="What the input's own run is called. [default: its file's name]")
 @click.option("--reference", type=InputFile(), metavar="FILE", help="Concept records to compare concept records with.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fgvr.cli.options import InputFile
+from fgvr.cli.options import FileWith, InputFile
 from fgvr.job import Job
 from fgvr.records import Record
 from fgvr.run import Run
@@ -21,28 +21,8 @@ if TYPE_CHECKING:
     from fgvr.stages.score import Scored
 
 
-class Named(InputFile):
-    """NAME=FILE: a file to read, and what its run is called."""
-
-    name = "name=file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
-        name, equals, path = value.partition("=")
-        if not (name and equals and path):
-            self.fail(f"{value!r} is not NAME=FILE", param, ctx)
-        return name, super().convert(path, param, ctx)
-
-
-class TableOf(InputFile):
-    """FILE:TABLE: a file of published tables, and the number of one."""
-
-    name = "file:table"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # type: ignore[override]  # a pair
-        path, colon, table = value.rpartition(":")
-        if not (path and colon and table):
-            self.fail(f"{value!r} is not FILE:TABLE", param, ctx)
-        return super().convert(path, param, ctx), table
+NAMED = FileWith("NAME=FILE", "(?P<NAME>[^=]+)=(?P<FILE>.+)")
+TABLE_OF = FileWith("FILE:TABLE", "(?P<FILE>.+):(?P<TABLE>[^:]+)")
 
 
 @dataclass
@@ -76,7 +56,7 @@ class Paper:
 def in_a_paper(fn: Callable[..., Any]) -> Callable[..., Any]:
     """--published, --data-set and --beside, which the command gets as `paper`."""
 
-    @click.option("--published", type=TableOf(), metavar="FILE:TABLE", help="A paper's table with these figures in it.")
+    @click.option("--published", type=TABLE_OF, metavar="FILE:TABLE", help="A paper's table with these figures in it.")
     @click.option("--data-set", default="this data set", metavar="NAME", help="Their column in --published.")
     @click.option("--beside", type=InputFile(), metavar="FILE", help="CSV by run, as further columns after --columns.")
     @functools.wraps(fn)

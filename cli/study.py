@@ -5,25 +5,14 @@ from __future__ import annotations
 import click
 
 from fgvr.analysis.settings import Study
-from fgvr.cli.options import How, InputFile, settings, stage_io
+from fgvr.cli.options import FileWith, How, settings, stage_io
 from fgvr.job import Job
 
-
-class Answered(InputFile):
-    """DATASET/RUN=FILE: predictions of a run on a data set."""
-
-    name = "predictions"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str, str]:  # type: ignore[override]  # three
-        names, equals, path = str(value).partition("=")
-        dataset, slash, run = names.partition("/")
-        if not (dataset and slash and run and equals and path):
-            self.fail(f"{value!r} is not DATASET/RUN=FILE", param, ctx)
-        return dataset, run, super().convert(path, param, ctx)
+ANSWERED = FileWith("DATASET/RUN=FILE", "(?P<DATASET>[^=/]+)/(?P<RUN>[^=]+)=(?P<FILE>.+)")
 
 
 @click.command("study")
-@click.argument("predictions", metavar="DATASET/RUN=FILE...", type=Answered(), nargs=-1, required=True)
+@click.argument("predictions", metavar="DATASET/RUN=FILE...", type=ANSWERED, nargs=-1, required=True)
 @stage_io(source=False)
 @click.option("--encoder", "encoders", multiple=True, metavar="MODEL=RUN",
               help="Which run is the model's own vision encoder; repeatable.")  # fmt: skip

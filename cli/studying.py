@@ -39,7 +39,7 @@ def run(
             if not draw(study, Path(plots)):
                 job.say("--plots: one model without --general, --encoder, --step and --factors leaves nothing to draw")
         if settings.table:
-            going.target.write("".join(f"{line}\n" for line in table(study)).encode())  # type: ignore[union-attr]  # no folder
+            going.write_text("".join(f"{line}\n" for line in table(study)))
         else:
             going.write(list(study.records()))
 

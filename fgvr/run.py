@@ -221,6 +221,11 @@ class Run:
         shown = self.target.shown
         return FgvrError(f"{shown} does not fit this input at record {key!r}; start again without --resume")
 
+    def write_text(self, text: str) -> None:
+        """Write what is no stream of records: a table, a page."""
+        assert not isinstance(self.target, AtomicFolder), "a command that writes a folder writes below run.folder"
+        self.target.write(text.encode())
+
     def write(self, items: Iterable[Item]) -> None:
         """Write a stage's records as they come; stop at the first Bad, or set it aside (--on-error skip)."""
         if self.complete:

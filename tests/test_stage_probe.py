@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -303,7 +304,8 @@ def test_a_text_encoder_reads_the_descriptions_too(tmp_path: Path, monkeypatch: 
     blind = Painter()
     monkeypatch.setattr(blind, "vlm", object(), raising=False)
     monkeypatch.setattr(blind, "texts", lambda texts: {"output/mean": torch.ones(len(texts), 2)})
-    work = Probing(blind, str(tmp_path), None, None, Probe(knowledge=8), Clip())  # type: ignore[arg-type]
+    clip: Any = Clip()
+    work = Probing(blind, str(tmp_path), None, None, Probe(knowledge=8), clip)
     work.test = [{"category": name} for name in COLOURS]
     found = {r.get("place"): r["value"] for r in work._knowledge(sorted(COLOURS)) if r["metric"] == "accuracy"}
     assert found == {None: pytest.approx(1 / 3), "text encoder": 1.0}

@@ -200,8 +200,8 @@ def test_a_models_own_clip_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FgvrError, match=r"vlm: the CLIP of its vision encoder \(siglip, width 128, patches of 12"):
         open_answerer(f"clip-of:{toy}/vlm", device="cpu")
     monkeypatch.setitem(KNOWN, ("siglip", 128, 12, 96), str(toy / "clip"))
-    found = open_answerer(f"clip-of:{toy}/vlm", device="cpu", template="a photo of a {}")
-    (scores,) = found.likelihood([Ask("Which?", Image.new("RGB", (96, 96)))], [["Red Kite", "Owl"]])  # type: ignore[attr-defined]
+    found: Any = open_answerer(f"clip-of:{toy}/vlm", device="cpu", template="a photo of a {}")
+    (scores,) = found.likelihood([Ask("Which?", Image.new("RGB", (96, 96)))], [["Red Kite", "Owl"]])
     assert len(scores) == 2 and found.about["name"] == "clip"
 
 

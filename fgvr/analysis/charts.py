@@ -3,6 +3,7 @@ what each factor moves (Figures 5 and 7), and the stairs (Figure 8)."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,8 @@ def draw(study: Study, folder: Path) -> list[str]:
 
 class _Saver:
     def __init__(self, pyplot: Any, folder: Path) -> None:
-        self.pyplot, self.folder, self.names = pyplot, folder, []  # type: ignore[var-annotated]  # of texts
+        self.pyplot, self.folder = pyplot, folder
+        self.names: list[str] = []
 
     def __call__(self, name: str, paint: Any, *about: Any, columns: int = 1) -> None:
         figure, axes = self.pyplot.subplots(1, columns, figsize=(max(7, 4 * columns), 5), dpi=150, layout="constrained")
@@ -58,7 +60,7 @@ class _Saver:
 @contextmanager
 def _pyplot(folder: Path) -> Iterator[_Saver]:
     try:
-        import adjustText  # noqa: F401  asked for before anything is drawn
+        importlib.import_module("adjustText")  # asked for before anything is drawn
         import matplotlib
     except ImportError as error:
         raise FgvrError(f"no {error.name} to draw with; {HELP}") from None
