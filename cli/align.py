@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from fgvr import signals
 from fgvr.cli import training
 from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
@@ -45,6 +46,7 @@ def command(
       torchrun --nproc-per-node 8 .venv/bin/fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images
         --vision-cache kept -o align mined.jsonl
     """
+    signals.retried()
     training.there(model)
     from fgvr.losses import Temperature, Weights
     from fgvr.names import Aliases

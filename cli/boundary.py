@@ -15,7 +15,7 @@ STATUSES = {
     0: "done",
     1: "bad data, a missing model, a failed check",
     2: "wrong usage",
-    75: "try again with --resume: out of memory, server unreachable, output locked by another run",
+    75: "try again with --resume: out of memory, server unreachable, output locked; SIGUSR1; training: SIGTERM",
     130: "stopped by SIGINT (Ctrl-C)",
     141: "the reader of stdout went away (SIGPIPE)",
     143: "stopped by SIGTERM",
@@ -86,7 +86,7 @@ def verbose() -> None:
 
 def _report(error: BaseException) -> int:
     if isinstance(error, Exception) and not isinstance(error, FgvrError) and signals.pending():
-        error = Stopped(signals.pending() or 0)  # a library turned the signal's exception into its own
+        error = signals.stopped()  # a library turned the signal's exception into its own
     if isinstance(error, Stopped):  # before click is looked at: the signal may have torn its import
         if error.signum != signal.SIGPIPE:
             say(str(error))

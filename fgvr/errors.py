@@ -47,17 +47,15 @@ class Stopped(BaseException):
     """A signal asked the process to stop. Not an Exception, so that no `except Exception` swallows it.
 
     Args:
-        signum: the signal's number; the exit status is 128 + signum.
+        signum: the signal's number; the exit status is 128 + signum,
+        again: or 75, as of TryAgain, when a batch system is to start the command again.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, again: bool = False) -> None:
         super().__init__(signum)
         self.signum = int(signum)
+        self.status = TryAgain.status if again else 128 + self.signum
         self.note = ""
-
-    @property
-    def status(self) -> int:
-        return 128 + self.signum
 
     def __str__(self) -> str:
         name = signal.Signals(self.signum).name

@@ -1,4 +1,7 @@
-"""Stopping on SIGINT and SIGTERM: at once, or at a place that the running code chooses.
+"""Stopping on SIGINT, SIGTERM and SIGUSR1: at once, or at a place that the running code chooses.
+
+SIGUSR1 is what batch systems are told to warn with (SLURM's --signal). It ends a command with 75, so that a script
+knows what to put back into the queue; so does SIGTERM after `retried()`.
 
 The first signal raises `errors.Stopped` in the main thread; inside `deferred()` only a request is noted, and `Stopped`
 is raised when the block is left. A second signal kills the process at once, whatever it is doing.
@@ -18,7 +21,7 @@ from typing import Any
 
 from fgvr.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # make and batch systems often signal a process and its group in the same breath: that is one wish, not two
 SAME_WISH_S = 0.25
 
@@ -27,6 +30,7 @@ class _State:
     signum: int | None = None
     since: float = 0.0
     depth: int = 0
+    again: tuple[int, ...] = (signal.SIGUSR1,)  # those that end a command with 75
 
 
 class Request:
@@ -46,15 +50,15 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         return
     _State.signum, _State.since = signum, time.monotonic()
     if not _State.depth:
-        raise Stopped(signum)
+        raise stopped()
 
 
 def install() -> dict[int, object]:
-    """Take over SIGINT and SIGTERM; returns the handlers that stood there, for `restore`.
+    """Take over SIGNALS; returns the handlers that stood there, for `restore`.
 
     A signal that the parent set to be ignored (a background job of a plain shell) stays ignored.
     """
-    _State.signum, _State.depth = None, 0
+    _State.signum, _State.depth, _State.again = None, 0, (signal.SIGUSR1,)
     old: dict[int, object] = {}
     if threading.current_thread() is not threading.main_thread():
         return old
@@ -86,10 +90,21 @@ def pending() -> int | None:
     return _State.signum
 
 
+def retried() -> None:
+    """From now on SIGTERM ends this command with 75: what it has done is kept, and it is to be started again."""
+    _State.again = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def stopped() -> Stopped:
+    """What the signal that came raises; SIGTERM's, if none came to this process."""
+    signum = _State.signum or signal.SIGTERM
+    return Stopped(signum, signum in _State.again)
+
+
 def check() -> None:
     """Raise `Stopped` when a signal came but its exception was lost, in a callback that swallows everything."""
     if _State.signum is not None and not _State.depth:
-        raise Stopped(_State.signum)
+        raise stopped()
 
 
 @contextmanager

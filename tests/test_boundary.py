@@ -57,6 +57,7 @@ class OutOfMemoryError(RuntimeError):
         (Stopped(signal.SIGPIPE), 141, ""),
         (Stopped(signal.SIGINT), 130, "fgvr: stopped by SIGINT\n"),
         (Stopped(signal.SIGTERM), 143, "fgvr: stopped by SIGTERM\n"),
+        (Stopped(signal.SIGUSR1, again=True), 75, "fgvr: stopped by SIGUSR1\n"),
         (KeyError("k"), 1, "fgvr: internal error: KeyError: 'k'; run again with -v for the traceback\n"),
         (SystemExit(3), 3, ""),
         (SystemExit(None), 0, ""),
@@ -214,7 +215,8 @@ def test_interrupt_from_a_terminal_goes_to_the_whole_group(tmp_path: Path) -> No
     assert not any(others), "but for an empty line, bash's own"
 
 
-def test_group_and_process_signalled_together_is_one_wish(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGUSR1", 75)])
+def test_group_and_process_signalled_together_is_one_wish(name: str, status: int, tmp_path: Path) -> None:
     """make forwards SIGTERM to children that got it already: they must still save what they have."""
     records(tmp_path, *["a"] * 50)
     argv = [*PROGRAMS[PRIVATE], "shout", "in.jsonl", "--pause-s", "0.2", "--batch-size", "1", "-o", "out"]
@@ -223,11 +225,11 @@ def test_group_and_process_signalled_together_is_one_wish(tmp_path: Path) -> Non
         if (tmp_path / "out.partial").exists() and (tmp_path / "out.partial").stat().st_size:
             break
         time.sleep(0.05)
-    running.send_signal(signal.SIGTERM)
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.Signals[name])
+    running.send_signal(signal.Signals[name])
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 143
-    assert err == b"fgvr shout: stopped by SIGTERM; out.partial keeps what is done, run again with --resume\n"
+    assert running.returncode == status
+    assert err.decode() == f"fgvr shout: stopped by {name}; out.partial keeps what is done, run again with --resume\n"
 
 
 def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:

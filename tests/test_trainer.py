@@ -442,7 +442,7 @@ def together(target: Any, *arguments: Any, count: int = 2) -> list[int | None]:
     for process in every:
         process.start()
     for process in every:
-        process.join(120)
+        process.join(600)  # of a busy machine; a process that hangs fails
     return [process.exitcode for process in every]
 
 

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from fgvr import signals, stream
-from fgvr.errors import FgvrError, Stopped, UsageError
+from fgvr.errors import FgvrError, UsageError
 from fgvr.models.vlm import Vlm
 from fgvr.training.adapters import roots
 from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
@@ -289,7 +289,7 @@ def train(
         trainer.train(resume_from_checkpoint=last)
         trainer.done()
     if watch.stopped:
-        raise Stopped(signals.pending() or signals.SIGNALS[1])  # another process was asked to
+        raise signals.stopped()  # another process was asked to
     vlm.model.eval()
 
 
