@@ -114,7 +114,7 @@ def _opened(model: str, adapter: str | None, device: str, settings: Training, ra
         vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
     elif settings.quantise != "none" or "8bit" in settings.optimiser or "paged" in settings.optimiser:
         what = f"--quantise {settings.quantise}" if settings.quantise != "none" else f"--optimiser {settings.optimiser}"
-        raise UsageError(f"{what} cannot be shared out; leave out that, or --shard-weights (accelerate's --use_fsdp)")
+        raise UsageError(f"{what} does not go with sharded weights; leave it out, or --shard-weights (--use_fsdp)")
     else:
         place = pick_device(device)
         vlm = open_vlm(model, adapter, "cpu", trainable=True, dtype=str(pick_dtype(place)).removeprefix("torch."))

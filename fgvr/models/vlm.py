@@ -133,10 +133,9 @@ class Vlm:
         return self.model.config.image_token_id
 
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-        """Write the model and its processor as transformers loads them, chat template and all.
+        """Write the model and its processor as transformers loads them, chat template and all; `weights` in place of
+        its own, where it has only a part of them here.
 
-        Args:
-            weights: in place of the model's own, where these are only a part.
         Raises:
             OSError, with the folder's name; FgvrError: it cannot be written.
         """
