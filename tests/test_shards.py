@@ -219,6 +219,20 @@ def test_a_process_without_memory_says_what_to_do(world: Any, tmp_path: Path) ->
 # --- gradients ---
 
 
+def _gradient(vlm: Vlm, world: Any, now: Step) -> tuple[dict[str, Any], torch.Tensor]:
+    """Of each weight, whole; and their length, as it is without gathering them."""
+    learning = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in learning.values()} == {torch.float32}
+    for value, _ in aligning(vlm, world)(world[1][:5], now):
+        if value.requires_grad:
+            value.backward()
+    now.ranks.reduce(learning.values())
+    grads = {name: p.grad for name, p in learning.items() if p.grad is not None}
+    length = norm(list(grads.values()))
+    vlm.model.zero_grad()
+    return {name: g.full_tensor() if sharded(g) else g for name, g in grads.items()}, length
+
+
 def _gradients(folders: dict[str, Path], world: Any, dtype: str) -> None:
     """Of text and object chunks through each family's layers: those of the whole weights, adapters in float32."""
     joined, _ = ranks.start("cpu", sharded=True)
@@ -226,26 +240,12 @@ def _gradients(folders: dict[str, Path], world: Any, dtype: str) -> None:
         vlm = open_vlm(str(folder), device="cpu", dtype=dtype)
         torch.manual_seed(3)
         add_adapter(vlm, rank=4, alpha=8, dropout=0.0)
-        loss, found = aligning(vlm, world), []
-        for now in (Step(0, "step 1", 2), Step(0, "step 1", 2, joined)):
-            if now.ranks.sharded:
-                held = [weakref.ref(p) for p in vlm.part("decoder").layers.parameters()]
-                del learning, grads, p, value
-                Shards(vlm, joined, torch.optim.AdamW([p for p in vlm.model.parameters() if p.requires_grad]))
-                gc.collect()
-                assert held and not any(ref() is not None for ref in held), "whole weights are gone"
-            learning = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
-            for value, _parts in loss(world[1][:5], now):
-                if value.requires_grad:
-                    value.backward()
-            now.ranks.reduce(learning.values())
-            assert {p.dtype for p in learning.values()} == {torch.float32}
-            grads = {name: p.grad for name, p in learning.items() if p.grad is not None}
-            length = norm(list(grads.values()))
-            found.append(({n: g.full_tensor() if sharded(g) else g.clone() for n, g in grads.items()}, length))
-            for p in learning.values():
-                p.grad = None
-        (whole, length), (parts, same_length) = found
+        whole, length = _gradient(vlm, world, Step(0, "step 1", 2))
+        held = [weakref.ref(p) for p in vlm.part("decoder").layers.parameters()]
+        Shards(vlm, joined, torch.optim.AdamW([p for p in vlm.model.parameters() if p.requires_grad]))
+        gc.collect()
+        assert held and not any(ref() is not None for ref in held), "whole weights are gone"
+        parts, same_length = _gradient(vlm, world, Step(0, "step 1", 2, joined))
         assert set(whole) == set(parts) and length > 1e-2 and torch.allclose(length, same_length, rtol=1e-4), kind
         assert all(torch.allclose(parts[name], whole[name], atol=1e-5) for name in whole), kind
     ranks.leave()

@@ -46,8 +46,7 @@ def open_vlm(
     """Open a vision-language model that can be taken apart, with an adapter of align or tune or without.
 
     Args:
-        quantise: "nf4" keeps the language model's linear layers in 4 bits (fgvr.models.loading.nf4).
-        dtype: see fgvr.models.loading.opened.
+        quantise, dtype: see fgvr.models.loading.opened; "nf4" keeps the language model's linear layers in 4 bits.
     Raises:
         FgvrError: it cannot be opened, takes no images, is of a family not in PARTS, its processor writes an image
             otherwise than is done here, or the adapter does not fit.
