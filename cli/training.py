@@ -47,10 +47,10 @@ def run(
     from fgvr.training.trainer import Recipe, save_adapter, train
     from fgvr.training.vision import Vision
 
-    ranks, device = start(device)
+    ranks, device = start(device, settings.shard_weights)
     if ranks.world > 1 and job.source == "-":
         raise UsageError("several processes cannot share stdin; name a FILE")
-    vlm = _opened(model, adapter, device, settings)
+    vlm = _opened(model, adapter, device, settings, ranks)
     sight = Vision(vlm, image_root, settings.vision_cache)
     loss, recipe = objective(vlm, sight), Recipe(**{name: getattr(settings, name) for name in Recipe.__annotations__})
     if extra is not None:
@@ -67,8 +67,8 @@ def run(
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
             more |= {"ranks": ranks, "extra": extra, "tell": boundary.say}
             tell((read, going.folder, going.resumed))
-        train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
-        save_adapter(vlm, going.folder, going.record())
+        weights = train(vlm, records, loss, recipe, going.folder, _progress(), going.resumed, **more)
+        save_adapter(vlm, going.folder, going.record(), weights)
         going.written = len(records)
         _say_cut(job, vlm)
         going.summary = {"temperature": float(extra())} if extra is not None else {}
@@ -103,12 +103,22 @@ def _follow(
     leave()
 
 
-def _opened(model: str, adapter: str | None, device: str, settings: Training) -> Vlm:
-    """The model with the adapter to train."""
+def _opened(model: str, adapter: str | None, device: str, settings: Training, ranks: Ranks) -> Vlm:
+    """The model with the adapter to train; one to be sharded, which may be too large for the device, in the CPU's
+    memory."""
+    from fgvr.models.loading import pick_device, pick_dtype
     from fgvr.models.vlm import open_vlm
     from fgvr.training.adapters import prepare
 
-    vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
+    if not ranks.sharded:
+        vlm = open_vlm(model, adapter, device, trainable=True, quantise=settings.quantise)
+    elif settings.quantise != "none" or "8bit" in settings.optimiser or "paged" in settings.optimiser:
+        what = f"--quantise {settings.quantise}" if settings.quantise != "none" else f"--optimiser {settings.optimiser}"
+        raise UsageError(f"{what} does not go with sharded weights; leave it out, or --shard-weights (--use_fsdp)")
+    else:
+        place = pick_device(device)
+        vlm = open_vlm(model, adapter, "cpu", trainable=True, dtype=str(pick_dtype(place)).removeprefix("torch."))
+        vlm.device = place  # where it goes when it is sharded
     prepare(vlm, settings)
     return vlm
 

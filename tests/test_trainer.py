@@ -574,7 +574,11 @@ def test_another_process_prepares_by_itself_what_the_first_one_read(monkeypatch:
 
 @pytest.mark.parametrize(
     ("environment", "words"),
-    [({}, "RANK is not set"), ({"ACCELERATE_USE_FSDP": "true"}, "FSDP")],
+    [
+        ({}, "RANK is not set"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
+        ({"WORLD_SIZE": "1"}, "--shard-weights is for several processes"),
+    ],
 )
 def test_a_launch_that_cannot_work_is_refused(
     environment: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
@@ -582,5 +586,5 @@ def test_a_launch_that_cannot_work_is_refused(
     for name, value in {"WORLD_SIZE": "2", **environment}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
-        ranks.start("cpu")
+        ranks.start("cpu", sharded=True)
     assert Ranks().share(3) == 3

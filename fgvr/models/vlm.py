@@ -40,12 +40,13 @@ TOLD_BY_NUMBER = ("Idefics2", "LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "Pal
 
 
 def open_vlm(
-    spec: str, adapter: str | None = None, device: str = "auto", trainable: bool = False, quantise: str = "none"
-) -> Vlm:
+    spec: str, adapter: str | None = None, device: str = "auto", trainable: bool = False, quantise: str = "none",
+    dtype: str = "auto",
+) -> Vlm:  # fmt: skip
     """Open a vision-language model that can be taken apart, with an adapter of align or tune or without.
 
     Args:
-        quantise: "nf4" keeps the language model's linear layers in 4 bits (fgvr.models.loading.nf4).
+        quantise, dtype: see fgvr.models.loading.opened; "nf4" keeps the language model's linear layers in 4 bits.
     Raises:
         FgvrError: it cannot be opened, takes no images, is of a family not in PARTS, its processor writes an image
             otherwise than is done here, or the adapter does not fit.
@@ -60,7 +61,7 @@ def open_vlm(
     if kind not in PARTS:
         what = f"{FAMILIES[kind].name} ({kind}) can answer but not" if kind in FAMILIES else f"family {kind!r} cannot"
         raise FgvrError(f"model {name}: {what} be taken apart for training; use one of {', '.join(PARTS)}")
-    vlm = Vlm.load(name, revision, device, adapter, trainable, quantise=quantise)
+    vlm = Vlm.load(name, revision, device, adapter, trainable, quantise=quantise, dtype=dtype)
     vlm.check_prompts()
     return vlm
 
@@ -130,14 +131,15 @@ class Vlm:
     def image_token_id(self) -> int:
         return self.model.config.image_token_id
 
-    def save(self, folder: Path) -> None:
-        """Write the model and its processor as transformers loads them, chat template and all.
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the model and its processor as transformers loads them, chat template and all; `weights` in place of
+        its own, where it has only a part of them here.
 
         Raises:
             OSError, with the folder's name; FgvrError: it cannot be written.
         """
         try:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=weights)
             self.processor.save_pretrained(folder)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(error.filename or folder)) from error

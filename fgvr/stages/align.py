@@ -66,18 +66,20 @@ class Objective:
         batch = Batch(records, self.aliases or Aliases(), self.pairs)
         count, size = len(records), now.size(len(records))
         lengths = vlm.tokens(batch.texts)[1].sum(1).tolist()
-        chunks = list(self._objects(records, size))
+        chunks = list(self._objects(records, size, now))
         chunks += [self._texts(batch, group) for group in buckets(lengths, size * max(lengths))]
         shape = (count + len(batch.texts), vlm.model.get_input_embeddings().weight.shape[1])
         run = whole if size * now.ranks.world >= count else cached
         yield from run(chunks, lambda embedded: self._contrast(batch, embedded, now), shape, vlm.device, now)
 
-    def _objects(self, records: Sequence[Record], size: int) -> Iterator[Chunk]:
+    def _objects(self, records: Sequence[Record], size: int, now: Step) -> Iterator[Chunk]:
         """Object embeddings, with what is said about their images."""
         vlm, sight = self.vlm, self.vision or Vision(self.vlm, self.image_root)
         described = [[Talk(self._asked(r), r["description"])] for r in records] if self.weights.generation else None
         told = [[x for talk in self.answers(r) for x in lessons(vlm, talk)] for r in records] if self.answers else None
-        terms = Spoken(vlm, "generation", described, self.weights.generation), Spoken(vlm, "answers", told, 1.0)
+        always = now.ranks.sharded
+        terms = (Spoken(vlm, "generation", described, self.weights.generation, always),
+                 Spoken(vlm, "answers", told, 1.0, always))  # fmt: skip
 
         def chunk(rows: range) -> Chunk:
             shown = sight.show([records[n]["image"] for n in rows])
@@ -89,14 +91,15 @@ class Objective:
                 found = [term.loss(rows, features, parts) for term in terms if more and term]
                 return made, sum(found[1:], found[0]) if found else None, parts
 
-            return Chunk(list(rows), make)
+            return Chunk(list(rows), "objects", make)
 
         return (chunk(range(n, min(n + size, len(records)))) for n in range(0, len(records), size))
 
     def _texts(self, batch: Batch, group: Sequence[int]) -> Chunk:
         """Embeddings of some texts of the batch."""
         written = [batch.texts[n] for n in group]
-        return Chunk([batch.rows + n for n in group], lambda more: (self.vlm.pool_texts(written, self.pool), None, {}))
+        at = [batch.rows + n for n in group]
+        return Chunk(at, "texts", lambda more: (self.vlm.pool_texts(written, self.pool), None, {}))
 
     def _contrast(self, batch: Batch, embedded: Tensor, now: Step) -> tuple[Tensor, Parts]:
         """The weighted contrastive terms, and each by itself."""
@@ -165,10 +168,13 @@ class Spoken:
 
     Args:
         talks: those of each record; None: the batch has no such term.
+        always: call the language model also for rows without any.
     """
 
-    def __init__(self, vlm: Vlm, name: str, talks: Sequence[Sequence[Talk]] | None, weight: float) -> None:
-        self.vlm, self.name, self.weight, self.talks = vlm, name, weight, talks or []
+    def __init__(
+        self, vlm: Vlm, name: str, talks: Sequence[Sequence[Talk]] | None, weight: float, always: bool = False
+    ) -> None:
+        self.vlm, self.name, self.weight, self.talks, self.always = vlm, name, weight, talks or [], always
         self.counts = [sum(reply_tokens(vlm, talk) for talk in some) for some in self.talks]
 
     def __bool__(self) -> bool:
@@ -179,7 +185,8 @@ class Spoken:
         asked = [(talk, feature) for n, feature in zip(rows, features, strict=True) for talk in self.talks[n]]
         tokens = sum(self.counts[n] for n in rows)
         if not asked:
-            return features[0].sum() * 0
+            some = [talk for talks in self.talks for talk in talks][:1]
+            return (reply_loss(self.vlm, some, features[:1]) if self.always else features[0].sum()) * 0
         found = reply_loss(self.vlm, [talk for talk, _ in asked], [f for _, f in asked]) * (tokens / sum(self.counts))
         parts[self.name] = found.detach()
         parts["loss"] = parts.get("loss", 0.0) + self.weight * found.detach()

@@ -67,13 +67,12 @@ def objective(
         labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
         order = sorted(range(len(talked)), key=lambda n: (-len(coded[n][0]), n))
         size, ranks = now.size(len(talked)), now.ranks
-        starts = list(enumerate(range(0, len(talked), size)))
-        for number, start in starts[ranks.rank :: ranks.world]:
-            rows = order[start : start + size]
+        for number, counts in ranks.deal(-(-len(talked) // size)):
+            rows = order[number * size :][:size]
             now.draw(number)
             features = sight.show([talked[n][0] for n in rows]).features()
             tokens = sum(labelled[n] for n in rows)
             found = reply_loss(vlm, [talked[n][1] for n in rows], features) * (tokens / sum(labelled))
-            yield found, {"loss": found.detach(), "tokens": tokens}
+            yield (found, {"loss": found.detach(), "tokens": tokens}) if counts else (found * 0, {})
 
     return step

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from fgvr.errors import FgvrError
@@ -48,14 +49,20 @@ def cut_log(log: Path, steps: int) -> None:
     log.write_bytes(b"".join(kept))
 
 
-def save_adapter(vlm: Vlm, folder: Path, record: dict[str, Any]) -> None:
+def save_adapter(
+    vlm: Vlm, folder: Path, record: dict[str, Any], whole: dict[str, Tensor] | None = None
+) -> None:
     """Write adapter_config.json and adapter_model.safetensors, the run record in the metadata of the latter (one key:
-    the library writes several in random order). Without an adapter: the whole model."""
+    the library writes several in random order). Without an adapter: the whole model.
+
+    Args:
+        whole: weights, as `train` gave them.
+    """
     from safetensors.torch import load_file, save
 
     if vlm.peft is None:
-        return vlm.save(folder)
-    vlm.peft.save_pretrained(folder, save_embedding_layers=False)  # "auto" would ask the hub
+        return vlm.save(folder, whole)
+    vlm.peft.save_pretrained(folder, save_embedding_layers=False, state_dict=whole)  # "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)
     weights = folder / "adapter_model.safetensors"
     data = save(load_file(weights), metadata={"fgvr": json.dumps(record, sort_keys=True)})

@@ -53,11 +53,13 @@ class Chunk:
     """Some rows of the embedding matrix.
 
     at: their places.
+    kind: chunks of one kind call the language model equally often.
     make: (with more?) -> their embeddings (n, D), and a further loss (0-d) on the same activations, if asked for and
         there is one, with its parts for the log.
     """
 
     at: Sequence[int]
+    kind: str
     make: Callable[[bool], tuple[Tensor, Tensor | None, Parts]]
 
 
@@ -72,9 +74,12 @@ def whole(
     pieces: list[Tensor] = []
     further: list[tuple[Tensor, Parts]] = []
     at: list[int] = []
-    for number, chunk in _own(chunks, step):
+    for number, chunk, counts in _own(chunks, step):
         step.draw(number)
         made, more, parts = chunk.make(True)
+        if not counts:
+            further.append((_nothing(made, more), {}))
+            continue
         pieces.append(made)
         at += chunk.at
         further += [(more, parts)] if more is not None else []
@@ -101,10 +106,12 @@ def cached(
     embeddings = torch.zeros(shape, device=device)
     at: list[int] = []
     with torch.no_grad():
-        for number, chunk in _own(chunks, step):
+        for number, chunk, counts in _own(chunks, step):
             step.draw(number)
-            embeddings[list(chunk.at)] = chunk.make(False)[0].float()
-            at += chunk.at
+            made = chunk.make(False)[0]
+            if counts:
+                embeddings[list(chunk.at)] = made.float()
+                at += chunk.at
         embeddings = step.ranks.rows(embeddings[at] if at else None, at, shape, device)
     embeddings.requires_grad_()
     value, parts = loss(embeddings)
@@ -113,17 +120,29 @@ def cached(
         raise RuntimeError("the loss of the embeddings was not back-propagated before the next was asked for")
     grads = embeddings.grad
     del value, embeddings
-    for number, chunk in _own(chunks, step):
+    for number, chunk, counts in _own(chunks, step):
         step.draw(number)
         made, more, parts = chunk.make(True)
+        if not counts:
+            yield _nothing(made, more), {}
+            continue
         share = (made.float() * grads[list(chunk.at)]).sum()
         yield (share if more is None else share + more), parts
         del made, more, share
 
 
-def _own(chunks: Sequence[Chunk], step: Step) -> list[tuple[int, Chunk]]:
-    """This process's chunks, each with its number."""
-    return list(enumerate(chunks))[step.ranks.rank :: step.ranks.world]
+def _own(chunks: Sequence[Chunk], step: Step) -> list[tuple[int, Chunk, bool]]:
+    """This process's chunks, each with its number and whether it counts; with sharded weights as many of each kind as
+    the other processes have."""
+    kinds: dict[str, list[tuple[int, Chunk]]] = {}
+    for number, chunk in enumerate(chunks):
+        kinds.setdefault(chunk.kind if step.ranks.sharded else "any", []).append((number, chunk))
+    return [(*same[place], counts) for same in kinds.values() for place, counts in step.ranks.deal(len(same))]
+
+
+def _nothing(made: Tensor, more: Tensor | None) -> Tensor:
+    """A loss of zero, and with gradients of zero, that is back-propagated all the same."""
+    return 0 * (made.float().sum() if more is None else made.float().sum() + more)
 
 
 def buckets(lengths: Sequence[int], room: int) -> list[list[int]]:

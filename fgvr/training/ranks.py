@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 from fgvr.errors import UsageError
 
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # how accelerate launch tells
 BUCKET = 1 << 25  # numbers that are summed over the processes at once
 
 
@@ -23,10 +25,23 @@ class ShortElsewhereError(Exception):
 
 
 class Ranks:
-    """This process among `world` ones. All methods are called by every process, in the same order."""
+    """This process among `world` ones. All methods but `deal` are called by every process, in the same order.
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
-        self.rank, self.world = rank, world
+    Args:
+        sharded: each keeps a part of the weights (fgvr.training.shards).
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, sharded: bool = False) -> None:
+        self.rank, self.world, self.sharded = rank, world, sharded
+
+    def deal(self, count: int) -> list[tuple[int, bool]]:
+        """Which of `count` pieces of work are this process's, and whether each counts.
+
+        With sharded weights every process works as often as the others, or these would wait for it: the last piece is
+        done once more where there is none left, and must not count.
+        """
+        last = -(-count // self.world) * self.world if self.sharded else count
+        return [(min(number, count - 1), number < count) for number in range(self.rank, last, self.world)]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any process is up."""
@@ -74,10 +89,10 @@ class Ranks:
         return whole if made is None else whole.index_copy(0, place, made.float())
 
     def reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its sum over the processes."""
+        """Replace each gradient by its sum over the processes; a sharded one is that already."""
         if self.world == 1:
             return
-        every = list(parameters)
+        every = [p for p in parameters if not isinstance(p, DTensor)]
         if not every:
             return
         has = torch.tensor([p.grad is not None for p in every], dtype=torch.int32)
@@ -100,17 +115,22 @@ def _sum(bucket: Sequence[torch.nn.Parameter]) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def start(device: str) -> tuple[Ranks, str]:
+def start(device: str, sharded: bool = False) -> tuple[Ranks, str]:
     """Join the other processes, if there are any, and name this one's device.
 
+    Args:
+        sharded: keep a part of the weights in each; the launcher may ask for it as well.
     Raises:
-        UsageError: the launcher's variables are not whole, or it asks for sharded weights.
+        UsageError: the launcher's variables are not whole, or it asks for DeepSpeed; one process is to shard.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
+        if sharded:
+            raise UsageError("--shard-weights is for several processes; start with torchrun, or leave it out")
         return Ranks(), device
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" or os.environ.get("ACCELERATE_USE_DEEPSPEED"):
-        raise UsageError("FSDP and DeepSpeed shard weights, which align and tune do not support; launch without")
+    if os.environ.get(DEEPSPEED, "false").lower() != "false":
+        raise UsageError("align and tune do not know DeepSpeed; shard with accelerate launch --use_fsdp")
+    sharded |= os.environ.pop(FSDP, "").lower() == "true"  # we do it, not transformers, which looks for it too
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UsageError(f"WORLD_SIZE is {world}, but {missing[0]} is not set; start with torchrun")
@@ -120,7 +140,7 @@ def start(device: str) -> tuple[Ranks, str]:
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    return Ranks(distributed.get_rank(), world), device
+    return Ranks(distributed.get_rank(), world, sharded), device
 
 
 def leave() -> None:

@@ -39,6 +39,9 @@ class Training:
     micro_batch: int | None = option(
         None, "Records in memory at once, in each process; the step's gradient is the same.", how=True
     )
+    shard_weights: bool = option(
+        False, "Of several processes each keeps a part of the language model's layers (FSDP).", how=True
+    )
     vision_cache: str | None = option(None, "Folder that keeps what the frozen vision tower gives.", how=True)
     save_steps: int = option(60, "Steps between checkpoints.", how=True)
     logs: str | None = option(None, "Folder of speed.jsonl and TensorBoard's files (default: DIR.logs).", how=True)

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from fgvr import signals, stream
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, TryAgain, UsageError
 from fgvr.models.vlm import Vlm
 from fgvr.training.adapters import roots
 from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
@@ -26,6 +26,7 @@ from fgvr.training.gradcache import Parts, Step
 from fgvr.training.order import Grouping, Order
 from fgvr.training.ranks import Ranks, ShortElsewhereError
 from fgvr.training.reports import Reports
+from fgvr.training.shards import Shards, norm, sharded
 
 Record = dict[str, Any]
 # A batch of records to tensors, each to be back-propagated before the next is asked for, and what they add to the log:
@@ -69,14 +70,17 @@ class _Trainer(Trainer):
         ahead: Callable[[Sequence[str]], None],
         **options: Any,
     ) -> None:
+        self.ranks = ranks
         super().__init__(model=vlm.learner, **options)
         self.vlm, self.losses, self.recipe, self.folder = vlm, losses, recipe, folder
-        self.ranks, self.extra, self.tell = ranks, extra, tell
+        self.extra, self.tell = extra, tell
         self.grouping, self.ahead = grouping, ahead
         self.micro = recipe.micro_batch
         self.learning = {name: p for name, p in vlm.model.named_parameters() if p.requires_grad}
         self.connector = _connector(vlm, self.learning) if recipe.connector_warmup else set()
         self.entry: dict[str, Any] = {}  # the log's last line
+        self.shards: Shards | None = None  # from the first step on
+        self.weights: dict[str, Tensor] | None = None  # the whole ones, while a checkpoint of sharded ones is saved
 
     # --- one step ---
 
@@ -94,6 +98,9 @@ class _Trainer(Trainer):
             self._halve(len(records))
         parts = self.ranks.add({name: float(value) for name, value in found.items()})
         self.ranks.reduce(self._parameters())
+        if self._alone(step):
+            for parameter in filter(sharded, self.learning.values()):  # whose layers do the same in every step
+                parameter.grad = None
         self._check(parts, records, step)
         loss = parts.pop("loss")
         terms = {name: round(value, 6) for name, value in parts.items() if name not in COUNTS}
@@ -112,9 +119,12 @@ class _Trainer(Trainer):
     def _warm_up(self, step: int) -> None:
         """Let the connector learn alone in the first share of the steps; the optimiser leaves what has no gradient."""
         if self.connector:
-            alone = step <= round(self.recipe.connector_warmup * self.state.max_steps)
+            alone = self._alone(step)
             for name, parameter in self.learning.items():
-                parameter.requires_grad_(not alone or name in self.connector)
+                parameter.requires_grad_(not alone or name in self.connector or sharded(parameter))
+
+    def _alone(self, step: int) -> bool:
+        return bool(self.connector) and step <= round(self.recipe.connector_warmup * self.state.max_steps)
 
     def _tried(self, records: Sequence[Record], step: int) -> Parts | None:
         """Back-propagate the batch; None when memory ran out in any process."""
@@ -134,6 +144,11 @@ class _Trainer(Trainer):
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
+            if self.ranks.sharded:  # the others are within a layer, and wait for this one
+                raise TryAgain(
+                    f"out of memory at --micro-batch {now.size(len(records))}, and with sharded weights one process "
+                    "cannot halve it alone; go on with --resume and a lower one"
+                ) from error
             short = True
         return None if self.ranks.any(short) else parts
 
@@ -152,9 +167,8 @@ class _Trainer(Trainer):
     def _check(self, parts: dict[str, float], records: Sequence[Record], step: int) -> None:
         """Stop before a number that is none reaches the weights; leave the batch where it can be looked at."""
         grads = [p.grad for p in self._parameters() if p.grad is not None]
-        norm = torch.stack([g.norm() for g in torch._foreach_norm(grads)]).norm() if grads else torch.zeros(())
         wrong = [name for name, value in parts.items() if value != value or abs(value) == float("inf")]
-        if not wrong and torch.isfinite(norm):
+        if not wrong and torch.isfinite(norm(grads)):
             return
         what = f"the loss ({', '.join(n for n in wrong if n != 'loss') or 'loss'})" if wrong else "the gradient"
         batch = self.folder / "checkpoints" / f"batch-{step}.jsonl"
@@ -193,12 +207,36 @@ class _Trainer(Trainer):
         optimiser = super().create_optimizer(model)
         if self.extra is not None and len(optimiser.param_groups) == 2:
             optimiser.add_param_group({"params": list(self.extra.parameters()), "weight_decay": 0.0})
+        if self.ranks.sharded and self.shards is None:  # now that a checkpoint's whole weights are loaded
+            names, self.learning = set(self.learning), {}
+            self.shards = Shards(self.vlm, self.ranks, optimiser)
+            self.learning = {name: p for name, p in self.vlm.model.named_parameters() if name in names}
+            self.accelerator.clip_grad_norm_ = self.shards.clip
+            vars(self.model)["_is_accelerate_prepared"] = True  # not for DDP
         return optimiser
+
+    def _has_mixed_mesh_grads(self, model: Any) -> bool:
+        """Left to clip_grad_norm_, which is ours then."""
+        return False
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not self.ranks.sharded:  # a whole one may not fit
+            super()._move_model_to_device(model, device)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.shards is None:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        self.shards.save(Path(output_dir), self.lr_scheduler)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.shards is None or checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        self.shards.load(Path(checkpoint), self.lr_scheduler)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         from safetensors.torch import save_file
 
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, state_dict or self.weights)
         if self.extra is not None and self.args.should_save:
             save_file(self.extra.state_dict(), Path(str(output_dir), "extra.safetensors"))
 
@@ -210,7 +248,9 @@ class _Trainer(Trainer):
             self.extra.load_state_dict(load_file(Path(resume_from_checkpoint, "extra.safetensors")))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.weights = self.shards.weights() if self.shards is not None else None
         super()._save_checkpoint(model, trial)
+        self.weights = None
         if self.ranks.rank == 0:
             seal(self.folder / "checkpoints" / f"checkpoint-{self.state.global_step}")
 
@@ -251,7 +291,7 @@ def train(
     tell: Callable[[str], None] = lambda line: None,
     grouping: Grouping | None = None,
     ahead: Callable[[Sequence[str]], None] = lambda images: None,
-) -> None:
+) -> dict[str, Tensor] | None:
     """Train the adapter of `vlm` in place and write `log.jsonl` (one line a step) below `folder`.
 
     Checkpoints lie below `folder / "checkpoints"`; with `resumed` training goes on from the last whole one, and the log
@@ -265,9 +305,12 @@ def train(
         tell: says a line to people.
         grouping: which records go together; None: batches are drawn.
         ahead: told the images of the next batch before a step begins.
+    Returns:
+        Of sharded weights the whole ones, in the first process, for save_adapter.
     Raises:
         FgvrError: loss or gradient is not finite.
         MemoryError: one record is too much.
+        TryAgain: with sharded weights, a micro-batch is.
     """
     if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -291,6 +334,7 @@ def train(
     if watch.stopped:
         raise signals.stopped()  # another process was asked to
     vlm.model.eval()
+    return trainer.shards.weights() if trainer.shards is not None else None
 
 
 def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
