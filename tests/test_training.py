@@ -191,6 +191,8 @@ def test_a_choice_is_taught_as_its_letter() -> None:
     assert tune.talk({**record, "kind": "open", "options": None}).answer == "Tern"
     with pytest.raises(RecordError, match="answer_index 3"):
         tune.talk({**record, "answer_index": 3})
+    with pytest.raises(RecordError, match="answer_index 2 is 'Wren', but its answer is 'Tern'; correct one"):
+        tune.talk({**record, "answer_index": 2})
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,9 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
     prompt, options, index = final_prompt(record), record["options"], record.get("answer_index")
     if not isinstance(index, int) or not 0 <= index < len(options):
         raise RecordError(f"answer_index {index!r} is none of its {len(options)} options; run `fgvr questions` again")
+    if options[index] != record["answer"]:
+        said = f"answer_index {index} is {options[index]!r}, but its answer is {record['answer']!r}"
+        raise RecordError(f"{said}; correct one of them")
     return Talk(prompt, LETTERS[index] if choice_reply == "letter" else options[index])
 
 
