@@ -372,7 +372,7 @@ def test_a_faulty_record_is_found_among_many() -> None:
      ("A", "answer_index 'A' is none of its 2 options, but")],
 )  # fmt: skip
 def test_a_number_that_is_not_the_answers_is_a_fault(index: object, why: str) -> None:
-    """One of the two is wrong, and figures by class go by the one, such of other tools by the other."""
+    """One of the two is wrong, and `correct` may rest on it."""
     rows = [prediction(n, True, options=["Kite", "Tern"], answer="Kite", answer_index=0) for n in range(3)]
     rows[1]["answer_index"] = index
     found = [(fault.where, fault.error[: len(why)]) for fault in Scored().take(rows)]

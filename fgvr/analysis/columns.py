@@ -133,8 +133,8 @@ class Predictions:
 
 
 def _agree(index: Any, answer: str, options: Sequence[Any]) -> None:
-    """Raises RecordError unless the answer is the option of that number: figures by class go by the one, figures by
-    position by the other."""
+    """Raises RecordError unless the answer is the option of that number: where two fields name two options, nobody
+    knows which of them the reply was judged by."""
     there = type(index) is int and 0 <= index < len(options)
     if not there or options[index] != answer:
         what = repr(options[index]) if there else f"none of its {len(options)} options"

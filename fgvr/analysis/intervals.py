@@ -52,7 +52,7 @@ def share(right: ndarray, unit: ndarray | None) -> Figure:
 
 
 def mean_per_class(klass: ndarray, right: ndarray, unit: ndarray | None) -> Figure:
-    """The unweighted mean over classes of the share of (N,) bool that is right; n are the classes.
+    """The unweighted mean over classes, (N,) numbers >= 0, of the share of (N,) bool that is right; n are the classes.
 
     The interval is that of `statistic`. Resamples show nothing of how a class of one item (or image) varies, and
     nothing at all where everything is right or wrong; the interval then is Wilson's, at Kish's effective sample size,
@@ -60,13 +60,16 @@ def mean_per_class(klass: ndarray, right: ndarray, unit: ndarray | None) -> Figu
     """
     import numpy as np
 
-    cells, cell = np.unique(klass.astype(np.int64) * 2 + right, return_inverse=True)
+    klass = klass.astype(np.int64)
+    cells, cell = np.unique(klass * 2 + right, return_inverse=True)
     value, low, high = statistic(cell, unit, mean_per_group(cells // 2, cells % 2))
-    classes, number, sizes = np.unique(klass, return_inverse=True, return_counts=True)
-    own = number if unit is None else np.unique(np.stack([number, unit]), axis=1)[0]
-    if value in (0.0, 1.0) or np.bincount(own).min() == 1:
-        low, high = _wilson(value, 1 / sizes[number], unit)
-    return value, low, high, len(classes)
+    sizes = own = np.bincount(klass)
+    if unit is not None:
+        wide = int(unit.max()) + 1
+        own = np.bincount(np.unique(klass * wide + unit) // wide)
+    if value in (0.0, 1.0) or own[own > 0].min() == 1:
+        low, high = _wilson(value, 1 / sizes[klass], unit)
+    return value, low, high, int(np.count_nonzero(sizes))
 
 
 def _wilson(share: float, weights: ndarray, unit: ndarray | None) -> tuple[float, float]:
