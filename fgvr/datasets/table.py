@@ -19,6 +19,7 @@ from fgvr.stream import Bad, Item, decode
 
 GRAINS = ("superordinate", "coarse", "fine")
 Row = tuple[str, dict[str, Any]]
+Say = Callable[[str], None]
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -66,9 +67,8 @@ def _whole(row: dict[Any, Any], header: Sequence[str]) -> None:
 
 
 def records(
-    source: Source, root: Path, split: str, superclass: str, settings: Table,
-    say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Item]:  # fmt: skip
+    source: Source, root: Path, split: str, superclass: str, settings: Table, say: Say = lambda line: None
+) -> Iterator[Item]:
     """rows of a split -> image records, in the order of the table; a row that cannot be one comes as a Bad.
 
     Categories that differ only in case or in how Unicode composes their letters are one, spelt as the first row of the
@@ -202,7 +202,7 @@ class Labels:
                 hint = _hint(name, known) or "; correct it"
                 raise FgvrError(f"{self.name}: {name!r} is no category of {title}{hint}")
 
-    def put(self, items: Iterable[Item], say: Callable[[str], None] = lambda line: None) -> Iterator[Item]:
+    def put(self, items: Iterable[Item], say: Say = lambda line: None) -> Iterator[Item]:
         """image -> image with these labels, which replace those that it had; what no image is of is said in the end.
 
         Raises:
