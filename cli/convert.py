@@ -24,8 +24,8 @@ def command(job: Job, to: str | None, from_: str | None, attrs: str | None, supe
 
     --to writes Finedefics' pretrain.csv (mined triples) and finetune.csv (questions), or conversations from triples
     and questions: LLaVA's, ShareGPT's (LLaMA-Factory, ms-swift) and TRL's, a JSON object a line. --from reads these,
-    and FineR's published attribute answers and replies. Streams, but for CSV and JSON arrays,
-    which are held in memory.
+    and FineR's published attribute answers and replies; what neither names nor shows an image is a record without one
+    (`modality` "text"). Streams, but for CSV and JSON arrays, which are held in memory.
 
     \b
     Examples:

@@ -86,7 +86,8 @@ def table(
 ) -> None:
     """Read images that the rows of a table name.
 
-    Writes image records in the order of the rows; the id is the image's path without its suffix. Streams.
+    Writes image records in the order of the rows; the id is the image's path without its suffix. Categories that differ
+    only in case or Unicode form are one, spelt as the table's first row has it. Streams.
 
     \b
     Example:
@@ -97,7 +98,7 @@ def table(
     given = read_labels(job, labels)
     source = job.attach(file)
     with job.run(images=root) as run:
-        items = records(source, Path(root), split, superclass, settings)
+        items = records(source, Path(root), split, superclass, settings, job.say)
         run.write(given.put(items, job.say) if given else items)
 
 

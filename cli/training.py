@@ -33,7 +33,7 @@ def run(
     prepare: Callable[[Records], Records] = list,
     grouping: Callable[[Records], Grouping | None] = lambda records: None,
     extra: Any = None,
-    fits: Callable[[dict[str, Any]], Any] = bool,
+    fits: Callable[[Vlm, dict[str, Any]], Any] = lambda vlm, record: None,
 ) -> None:  # fmt: skip
     """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
 
@@ -61,7 +61,7 @@ def run(
         with _telling(ranks) as tell:
             if going.complete:
                 return
-            read = _read(going, required, image_root, fits)
+            read = _read(going, required, image_root, lambda record: fits(vlm, record))
             records = prepare(read)
             more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
@@ -150,10 +150,12 @@ def _reports(job: Job, settings: Training, resumed: bool) -> Any:
 def _readable(items: Iterator[Item], image_root: str, fits: Callable[[dict[str, Any]], Any]) -> Iterator[Item]:
     """Find what cannot be learnt, and images that cannot be read, one by one now, not in the middle of training."""
     from fgvr.images import open_image
+    from fgvr.records import image_of
 
     def look(record: dict[str, Any]) -> dict[str, Any]:
         fits(record)
-        open_image(image_root, record["image"])
+        if (image := image_of(record)) is not None:
+            open_image(image_root, image)
         return record
 
     return each(items, look)

@@ -23,10 +23,10 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
 
     Reads questions and trains LoRA adapters on connector and language model to give their answers; only reply tokens
     are in the loss (Finedefics, Eq 9). Dialogues (`turns`: FINER's, or other tools' by convert) teach every reply, the
-    image in the first turn; all kinds may be mixed. With --adapter it goes on training that one (align's). Writes an
-    adapter folder (--train full: a model folder) with its loss curve, log.jsonl; speed and memory go to DIR.logs. Reads
-    the whole stream first. --resume goes on from the last checkpoint. torchrun spreads it over GPUs and nodes
-    (docs/training.md).
+    image in the first turn; all kinds may be mixed, also with records that have no image (`modality` "text"). With
+    --adapter it goes on training that one (align's). Writes an adapter folder (--train full: a model folder) with its
+    loss curve, log.jsonl; speed and memory go to DIR.logs. Reads the whole stream first. --resume goes on from the last
+    checkpoint. torchrun spreads it over GPUs and nodes (docs/training.md).
 
     \b
     Examples:
@@ -35,13 +35,13 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
     """
     signals.retried()
     training.there(model)
-    from fgvr.stages.tune import objective, talk
+    from fgvr.stages.tune import fits, objective
 
     training.run(
         job, model, adapter, image_root, device, settings,
-        required=("image", "kind"),
+        required=("kind",),
         objective=lambda vlm, vision: objective(
             vlm, image_root, choice_reply=settings.choice_reply, vision=vision
         ),
-        fits=lambda record: talk(record, settings.choice_reply),
+        fits=lambda vlm, record: fits(vlm, record, settings.choice_reply),
     )

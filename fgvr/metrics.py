@@ -16,8 +16,9 @@ from fgvr.answers import normalise
 Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 
 
-def wilson(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a share (Wilson 1927): 95 % by default; stays inside [0, 1] and is right at 0 and n.
+    n need not be whole: it may be an effective sample size.
 
     Raises:
         ValueError: n < 1, or successes outside [0, n].

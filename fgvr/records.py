@@ -83,6 +83,16 @@ def check(record: Record, required: Sequence[str], stage: str = "") -> None:
             raise RecordError(f"{name!r} is empty; correct the record")
 
 
+def image_of(record: Record) -> str | None:
+    """The image of a question; None of one without, which says so: `modality` is "text". Raises RecordError."""
+    if record.get("modality") == "text":
+        return None
+    if record.get("image") is None:
+        raise RecordError("record has no 'image'; add it, or \"modality\": \"text\" where there is none to see")
+    check(record, ("image",))
+    return str(record["image"])
+
+
 def texts(record: Record, name: str) -> list[str]:
     """A field that may be missing and else is a list of texts, such as `aliases`. Raises RecordError."""
     found = record.get(name)

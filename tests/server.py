@@ -25,7 +25,7 @@ class Server:
 
     say: (prompt, image or None) -> the reply's text.
     faults: what becomes of the next requests, one each: "429", "503", "400 text", "truncated", "no json", "empty",
-        "no choices", "hang"; "" answers.
+        "no choices", "hang", JSON that is sent as it is with status 200; "" answers.
     """
 
     say: Callable[[str, Image.Image | None], str] = lambda prompt, image: "A"
@@ -96,6 +96,8 @@ def serving(server: Server) -> Iterator[Server]:
                 content = b""
             elif fault == "no choices":
                 content = json.dumps({**server.reply(body), "choices": []}).encode()
+            elif fault.startswith("{"):
+                content = fault.encode()
             elif fault == "hang":
                 time.sleep(3)
             self.send_response(status)

@@ -171,10 +171,13 @@ def asked(folder: Path, count: int) -> list[dict]:
 
 
 def taught(folder: Path, count: int) -> list[dict]:
-    index = {"answer_index": 0}
-    return [
-        {**r, **index, "options": [r["answer"], "Other"]} if r["kind"] == "mcq" else r for r in asked(folder, count)
-    ]
+    """Questions, some of them without an image."""
+    index, records = {"answer_index": 0}, asked(folder, count)
+    records = [{**r, **index, "options": [r["answer"], "Other"]} if r["kind"] == "mcq" else r for r in records]
+    for record in records[1::4]:
+        record["modality"] = "text"
+        del record["image"]
+    return records
 
 
 def judged(folder: Path, count: int) -> list[dict]:
@@ -204,7 +207,7 @@ ROWS = [
     Row("mine-negatives", f"{CLIP} {SEES}", described, ("--per-anchor 2", "--per-anchor"), required="image"),
     Row("questions", "--distractors random", images, SEED, keeps=False, required="image"),
     Row("align", f"{VLM} {SEES} {TRAIN}", mined, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
-    Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="image", to_folder=True, count=8),
+    Row("tune", f"{VLM} {SEES} {TRAIN}", taught, ("--lr 0.01", "--lr"), required="kind", to_folder=True, count=8),
     Row("merge", f"{VLM} --adapter {{dir}}/adapter", None, ("--base dequantised", "--base"), keeps=False,
         to_folder=True, before=adapted),
     Row("eval", f"{VLM} {SEES}", asked, SHORT, required="kind", count=8),

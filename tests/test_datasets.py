@@ -414,6 +414,30 @@ def test_tables_at_fault(text: str, words: str, fgvr: Fgvr, tmp_path: Path) -> N
     assert status == 1 and err.count("\n") == 1 and words in err
 
 
+def test_a_category_spelt_in_two_ways_is_one(fgvr: Fgvr, tmp_path: Path) -> None:
+    """Composed or not, in capitals or not: as the first row of the table has it, in every split; a line says so."""
+    names = ["Cafe\u0301 Owl", "caf\xe9 owl", "Caf\xe9 Owl", "Wren", "Wren's"]
+    rows = []
+    for n, name in enumerate(names):
+        photo(tmp_path / f"{n}.jpg")
+        rows.append(f"{n}.jpg,{name},{'ab'[n % 2]}")
+    argv = ["dataset", "table", "--file", tmp_path / "t.csv", "--root", tmp_path, "--superclass", "x", "--split"]
+
+    def told(split: str, *some: str) -> tuple[list[str], str]:
+        (tmp_path / "t.csv").write_text("\n".join(["image,category,split", *some]))
+        status, out, err = fgvr(*argv, split, "--split-column", "split")
+        assert status == 0 and err.count("\n") <= 1
+        return [json.loads(line)["category"] for line in out.splitlines()], err
+
+    for split, found in (("a", ["Caf\xe9 Owl", "Caf\xe9 Owl", "Wren's"]), ("b", ["Caf\xe9 Owl", "Wren"])):
+        categories, err = told(split, *rows)
+        assert categories == found
+        assert "'caf\xe9 owl' differs from 'Caf\xe9 Owl' only in case and became that one, and 1 more; if two" in err
+    err = told("a", rows[0], rows[2])[1]
+    assert r"'Caf\xe9 Owl' differs from 'Cafe\u0301 Owl' only in Unicode form and became that one; if" in err
+    assert told("a", rows[0], rows[3]) == (["Caf\xe9 Owl"], ""), "composing alone is not worth a line"
+
+
 def test_ids_of_a_table_are_text_or_numbers(fgvr: Fgvr, tmp_path: Path) -> None:
     photo(tmp_path / "a.jpg")
     rows = [{"image": "a.jpg", "category": "Crow", "n": n} for n in (7, None, "", {"a": 1})]

@@ -68,6 +68,37 @@ def test_a_statistic_has_bootstrap_standard_errors(rng: np.random.Generator, siz
     assert (value - low, high - value) == pytest.approx((spread, spread), rel=0.2)
 
 
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("sizes", ["alone", "some alone", "pairs"])
+def test_mean_per_class_is_never_certain(rng: np.random.Generator, sizes: str, each: int) -> None:
+    """All right, which says little of few items; equally many items in each class: Wilson's interval of the images."""
+    count = {"alone": [1] * 12, "some alone": [1, 4, 4], "pairs": [2] * 6}[sizes]
+    klass = np.repeat(np.repeat(np.arange(len(count)), count), each)
+    unit = None if each == 1 else np.repeat(np.arange(sum(count)), each)
+    value, low, high, n = intervals.mean_per_class(klass, np.ones(len(klass), dtype=bool), unit)
+    assert (value, high, n) == (1, 1, len(count))
+    assert low == pytest.approx(metrics.wilson(6, 6)[0] if sizes == "some alone" else metrics.wilson(12, 12)[0])
+    assert intervals.mean_per_class(klass, np.zeros(len(klass), dtype=bool), unit)[2] == pytest.approx(1 - low)
+
+
+def test_mean_per_class_of_classes_of_one_item_covers_what_is_true(rng: np.random.Generator) -> None:
+    """Half the classes have one item; each class has its own share."""
+    sizes, truth = np.repeat([1, 3], 20), np.tile([0.95, 0.7], 20)
+    klass = np.repeat(np.arange(40), sizes)
+    found = [intervals.mean_per_class(klass, rng.random(80) < truth[klass], None) for _ in range(150)]
+    assert np.mean([low <= truth.mean() <= high for _, low, high, _ in found]) >= 0.93
+    assert np.mean([high - low for _, low, high, _ in found]) < 0.3
+
+
+def test_without_variation_there_is_no_interval() -> None:
+    """But for shares, which have one by the number of images."""
+    cell = np.zeros(7, dtype=int)
+    assert intervals.statistic(cell, None, intervals.nmi(cell[:1], cell[:1])) == (1, None, None)
+    unit = np.array([0, 0, 1, 1, 1, 2])
+    value, low, high, _ = intervals.share(np.ones(6, dtype=bool), unit)
+    assert (value, high) == (1, 1) and low == pytest.approx(metrics.wilson(36 / 14, 36 / 14)[0])
+
+
 def test_mean_per_group_weighs_groups_equally(rng: np.random.Generator) -> None:
     group, right = rng.integers(0, 7, 200), rng.integers(0, 2, 200)
     want = np.mean([right[group == g].mean() for g in set(group.tolist())])

@@ -99,7 +99,7 @@ def test_dialogues_come_back(kind: str) -> None:
     [
         (["human", "gpt", "human"], {}, "its turns are human, gpt, human; a record has a question and a reply in turn"),
         (["system", "human"], {}, "its turns are system, human"),
-        (["human", "gpt"], {"image": None}, "has no image"),
+        (["human", "gpt"], {"image": None, "first": "<image>\n"}, "shows an image (<image>), but it names none"),
         (["human", "gpt"], {"image": None, "images": ["a", "b"]}, "has 2 images"),
         (["human", "gpt", "human", "gpt"], {"last": "<image>"}, "shows its image after the first question"),
     ],
@@ -107,6 +107,7 @@ def test_dialogues_come_back(kind: str) -> None:
 def test_conversations_that_are_no_records(turns: list[str], more: Record, why: str) -> None:
     said = [{"from": role, "value": f"{n}"} for n, role in enumerate(turns)]
     said[-1]["value"] += more.pop("last", "")
+    said[0]["value"] += more.pop("first", "")
     (found,) = read(json.dumps({"id": "1", "image": "a.jpg", "conversations": said, **more}).encode(), "llava")
     assert isinstance(found, Bad) and why in found.error
 
@@ -126,6 +127,25 @@ def test_conversations_that_are_no_records(turns: list[str], more: Record, why: 
 def test_records_that_cannot_be_written(kind: str, change: Record, why: str) -> None:
     (found,) = each([{**TRIPLES[0], **change}], convert.WRITERS[kind])
     assert isinstance(found, Bad) and why in found.error
+
+
+@pytest.mark.parametrize("kind", ["llava", "sharegpt", "trl"])
+def test_records_without_an_image_come_back(kind: str) -> None:
+    """As such, with their texts as they are, a request to describe the bird in an image that is not there too."""
+    text = {"modality": "text"}
+    records = [
+        {"id": "1", "kind": "dialogue", "turns": TURNS, "answer": "Red Kite", **text},
+        {"id": "2", "kind": "open", "question": "\nWhat is taxonomy?\n", "answer": "A science.\n", **text},
+        {"id": "3", "kind": "open", "question": prompts.describe("bird"), "answer": "There is none.", **text},
+        {key: value for key, value in ASKED[1].items() if key != "image"} | text,
+    ]
+    data = written(records, kind)
+    assert read(data, kind) == records and b"<image>" not in data
+    bare = [{key: v for key, v in json.loads(line).items() if key not in ("id", "image", "images")}
+            for line in data.splitlines()]  # fmt: skip
+    found = read(json.dumps(bare).encode(), kind)
+    assert len({record["id"] for record in found}) == 4
+    assert [{**record, "id": ""} for record in found] == [{**record, "id": ""} for record in records]
 
 
 @pytest.mark.parametrize("kind", ["llava", "sharegpt", "trl"])

@@ -187,6 +187,20 @@ def test_own_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run(train[::5], test, tmp_path, val=(val, probe.Features(Painter(), tmp_path, 4).whole(val, "--val")))
 
 
+def test_only_what_was_held_back_goes_back_into_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgvr.analysis import sweep as module
+
+    train, test, val = (records(tmp_path, split, 5) for split in ("train", "test", "val"))
+    refitted: list[bool] = []
+    own = module.sweep
+    monkeypatch.setattr(module, "sweep", lambda *a, **b: refitted.append(b["refit"]) or own(*a, **b))
+    which = probe.Which(("sweep",))
+    run(train, test, tmp_path, which=which)
+    held, refitted[:] = list(refitted), []
+    run(train, test, tmp_path, which=which, val=(val, probe.Features(Painter(), tmp_path, 4).whole(val, "--val")))
+    assert set(held) == {True} and set(refitted) == {False}
+
+
 def test_features_that_say_nothing() -> None:
     rows = {"tower/mean": torch.ones(3, 2), "output/eos": torch.eye(3)}
     assert probe.constant(rows, [{"id": str(n)} for n in range(3)]) == ["tower/mean"]

@@ -59,6 +59,13 @@ def test_predictions() -> None:
     assert grouped["|mcq|accuracy|a"]["value"] == 6 / 8 and grouped["|mcq|accuracy|b"]["n"] == 3
 
 
+def test_one_question_a_category_is_no_certainty() -> None:
+    found = by_name(figures(run=[prediction(n, True, category=f"c{n}", answer=f"c{n}") for n in range(9)]))
+    assert found["|mcq|mean-per-class accuracy|"]["low"] == pytest.approx(metrics.wilson(9, 9)[0])
+    assert found["|mcq|mean-per-class accuracy|"]["value"] == found["|mcq|macro F1|"]["value"] == 1
+    assert found["|mcq|macro F1|"]["low"] is None
+
+
 def test_what_is_not_known_is_not_counted() -> None:
     """Questions without an answer give a failure rate alone; predictions without a category no mean over categories."""
     assert [r["metric"] for r in figures(run=[prediction(0, None), prediction(1, None)])] == ["failure rate"]
@@ -356,6 +363,20 @@ def test_a_faulty_record_is_found_among_many() -> None:
     assert found[0] == ("1700/mcq", "'prediction' must be text, got 7; correct the record")
     assert found[1][0] == "2200/mcq" and "'options' must be a list" in found[1][1]
     assert only(list(score({"run": run})), "accuracy")["n"] == 2998
+
+
+@pytest.mark.parametrize(
+    ("index", "why"),
+    [(0, ""), (None, ""), (1, "answer_index 1 is 'Tern', but its answer is 'Kite'; correct one of them"),
+     (2, "answer_index 2 is none of its 2 options, but its answer is 'Kite'; correct one of them"),
+     ("A", "answer_index 'A' is none of its 2 options, but")],
+)  # fmt: skip
+def test_a_number_that_is_not_the_answers_is_a_fault(index: object, why: str) -> None:
+    """One of the two is wrong, and `correct` may rest on it."""
+    rows = [prediction(n, True, options=["Kite", "Tern"], answer="Kite", answer_index=0) for n in range(3)]
+    rows[1]["answer_index"] = index
+    found = [(fault.where, fault.error[: len(why)]) for fault in Scored().take(rows)]
+    assert found == ([("1/mcq", why)] if why else [])
 
 
 # --- released figures -------------------------------------------------------------------------------------------------

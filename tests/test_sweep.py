@@ -45,7 +45,7 @@ def parts() -> tuple[torch.Tensor, ...]:
 @pytest.fixture(scope="module")
 def swept(parts: tuple[torch.Tensor, ...]) -> Swept:
     x, codes, train, val = parts
-    return sweep(Rows(x), codes, train, val, NAMES, epochs=20, batch=128)
+    return sweep(Rows(x), codes, train, val, NAMES, epochs=20, batch=128, refit=False)
 
 
 def test_as_good_as_scikit_learn_at_its_best(parts: tuple[torch.Tensor, ...], swept: Swept) -> None:
@@ -72,6 +72,19 @@ def test_the_best_setting_is_chosen_on_the_validation_rows(parts: tuple[torch.Te
     assert 1 < len(whole) < 26 and all(setting.epochs >= 1 for setting in swept.settings)
     assert swept.best.validation == max(setting.validation for setting in whole)
     assert accuracy(swept.probe, x[val], codes[val]) == pytest.approx(swept.best.validation, abs=0.002)
+
+
+def test_the_best_setting_is_trained_again_on_all_rows(parts: tuple[torch.Tensor, ...], swept: Swept) -> None:
+    """It is the probe of that setting on all rows, better for them, and was chosen without looking at more."""
+    x, codes, train, val = parts
+    found = sweep(Rows(x), codes, train, val, NAMES, epochs=20, batch=128)
+    assert (found.best, found.settings) == (swept.best, swept.settings)
+    assert found.probe.validation == swept.probe.validation
+    alone = sweep(Rows(x), codes, torch.arange(2400), val, NAMES, [found.best.rate], [found.best.decay], 20, 128,
+                  refit=False)  # fmt: skip
+    assert torch.equal(found.probe.weight, alone.probe.weight) and torch.equal(found.probe.mean, alone.probe.mean)
+    test, gold = world(20_000, seed=6)
+    assert accuracy(found.probe, test, gold) > accuracy(swept.probe, test, gold) + 0.003
 
 
 def test_a_setting_alone_ends_where_it_ends_among_others(parts: tuple[torch.Tensor, ...]) -> None:

@@ -28,6 +28,7 @@ from fgvr.names import Aliases
 from fgvr.stages import align, tune
 from fgvr.training import gradcache, ranks, trainer, vision
 from fgvr.training.adapters import add_adapter
+from fgvr.training.adapters import trained as trained_by
 from fgvr.training.ranks import Ranks
 from fgvr.training.reports import Reports
 from fgvr.training.trainer import Recipe, train
@@ -375,6 +376,45 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_end_is_the_same(world: Any,
     assert again == whole
     for name in ("adapter_model.safetensors", "log.jsonl", "checkpoints/checkpoint-6/extra.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_steps_on_records_without_an_image(world: Any, tmp_path: Path) -> None:
+    """One record a step: the connector, alone or not, learns nothing from a text, and no step is lost to a resume or
+    differs with what is kept of the tower."""
+    said = {"kind": "open", "question": "What is a kite?", "answer": "A bird of prey."}
+    records = [{"id": r["id"], "image": r["image"], **said} for r in world[1][:2]]
+    records += [{"id": f"t{n}", "modality": "text", **said, "answer": "A toy." * (n + 1)} for n in range(3)]
+    recipe = dataclasses.replace(RECIPE, batch_size=1, save_steps=1, connector_warmup=0.4)
+    seen: dict[str, list[bool]] = {}
+
+    def run(folder: Path, kept: Path | None = None, resumed: bool = False) -> list[dict]:
+        folder.mkdir(exist_ok=True)
+        vlm = opened(world, 0.2)
+        sight = Vision(vlm, world[0] / "images", kept)
+        inner, connector = tune.objective(vlm, world[0], vision=sight), trainer._connector(vlm, trained_by(vlm))
+
+        def loss(batch: list[dict], step: gradcache.Step) -> Iterator[Any]:
+            yield from inner(batch, step)
+            grads = [p.grad for name, p in vlm.model.named_parameters() if name in connector]
+            seen.setdefault(batch[0]["id"], []).append(any(g is not None and g.abs().max() > 0 for g in grads))
+
+        train(vlm, records, loss, recipe, folder, lambda *_: None, resumed, ahead=sight.ahead)
+        trainer.save_adapter(vlm, folder, {})
+        return procs.read_jsonl(folder / "log.jsonl")
+
+    whole = run(tmp_path / "whole")
+    assert len(whole) == 10 and all(0 < entry["loss"] < 50 for entry in whole)
+    assert {key: set(own) for key, own in seen.items()} == {
+        r["id"]: {"image" in r} for r in records
+    }, "who moves the connector"
+    assert [entry["loss"] for entry in run(tmp_path / "kept", tmp_path / "tower")] == pytest.approx(
+        [entry["loss"] for entry in whole], abs=1e-4
+    )
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / "checkpoint-10")
+    assert run(tmp_path / "out", resumed=True) == whole
+    ends = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "out")]
+    assert ends[0] == ends[1]
 
 
 def test_the_connector_warms_up_alone(world: Any, tmp_path: Path) -> None:

@@ -191,6 +191,8 @@ def test_a_choice_is_taught_as_its_letter() -> None:
     assert tune.talk({**record, "kind": "open", "options": None}).answer == "Tern"
     with pytest.raises(RecordError, match="answer_index 3"):
         tune.talk({**record, "answer_index": 3})
+    with pytest.raises(RecordError, match="answer_index 2 is 'Wren', but its answer is 'Tern'; correct one"):
+        tune.talk({**record, "answer_index": 2})
 
 
 @pytest.mark.parametrize(
@@ -207,6 +209,31 @@ def test_what_a_dialogue_needs(change: dict, why: str) -> None:
     assert tune.talk(record) == Talk("R", "B", (("Q", "A"),))
     with pytest.raises(RecordError, match=why):
         tune.talk({**record, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({}, ""),
+        ({"modality": None}, "record has no 'image'; add it, or \"modality\": \"text\" where there is none to see"),
+        ({"question": "What is in <image> this?"}, "its text holds '<image>', but it has no image; add the image, or"),
+        ({"kind": "caption"}, "a caption is of an image"),
+        ({"answer": " "}, ""),
+        ({"question": "Why? " * 300}, "even its first sentence; shorten it"),
+        ({"answer": "Because it " * 200}, "even its first sentence; shorten it"),
+        ({"answer": "Because. " * 300}, ""),
+        ({"question": "What is <fake_token_around_image> this?"}, ""),
+    ],
+)
+def test_a_record_without_an_image_says_so(change: dict, why: str, vlm: Vlm) -> None:
+    """And what the model cannot take of it is found before training."""
+    from fgvr.cli.training import _readable
+    from fgvr.stream import Bad
+
+    record = {"id": "1", "kind": "open", "question": "What is a kite?", "answer": "A bird.", "modality": "text"}
+    vlm.writer.context = 256
+    (found,) = _readable(iter([{**record, **change}]), "nowhere", lambda record: tune.fits(vlm, record))
+    assert (isinstance(found, Bad) and why in found.error) if why else found == {**record, **change}
 
 
 OPTIONS = "--batch-size 4 --epochs 4 --lr 0.002 --warmup-steps 2 --save-steps 3"

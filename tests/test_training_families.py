@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from fgvr.errors import FgvrError, UsageError
+from fgvr.models.answering import VlmAnswerer
+from fgvr.models.base import Ask
 from fgvr.models.families import PARTS
 from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages import align, tune
@@ -76,9 +78,11 @@ def world(tmp_path: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def own_loss(vlm: Vlm, talk: Talk, image: Any) -> tuple[float, int]:
     """The model's loss on a conversation that its own processor prepares, from pixels, and its labelled tokens."""
-    whole = vlm.chat([*talk.before, (talk.question, talk.answer)], True)
+    whole = vlm.chat([*talk.before, (talk.question, talk.answer)], image is not None)
     options: dict[str, Any] = {"return_tensors": "pt", **vlm.text_options(whole)}
-    if vlm.parts is not None and vlm.parts.prefix:  # PaliGemma's says which tokens are the reply
+    if image is None:
+        inputs = own_text(vlm, talk, whole, options)
+    elif vlm.parts is not None and vlm.parts.prefix:  # PaliGemma's says which tokens are the reply
         asked = vlm.chat([*talk.before, (talk.question, None)], True)
         inputs = vlm.processor(text=[asked], images=[[image]], suffix=[talk.answer], **options)
     else:
@@ -91,6 +95,51 @@ def own_loss(vlm: Vlm, talk: Talk, image: Any) -> tuple[float, int]:
         inputs["labels"][:, :shared] = IGNORE
     with torch.no_grad():
         return vlm.model(**inputs).loss.item(), int((inputs["labels"] != IGNORE).sum())
+
+
+def own_text(vlm: Vlm, talk: Talk, whole: str, options: dict[str, Any]) -> Any:
+    """A conversation without an image as the tokenizer alone prepares it."""
+    assert "<image" not in whole and "image_pad" not in whole
+    asked = vlm.chat([*talk.before, (talk.question, None)], False)
+    if vlm.parts is not None and vlm.parts.prefix:  # as its processor writes it behind an image
+        start, end = vlm.tokenizer.bos_token, vlm.tokenizer.eos_token
+        inputs = vlm.tokenizer(f"{start}{asked}\n", talk.answer + end, return_token_type_ids=True, **options)
+        inputs["labels"] = torch.where(inputs["token_type_ids"] == 1, inputs["input_ids"], IGNORE)
+        return inputs
+    inputs, prompt = vlm.tokenizer(whole, **options), vlm.tokenizer(asked, **options)["input_ids"]
+    inputs["labels"] = inputs["input_ids"].clone()
+    shared = torch.eq(inputs["input_ids"][0, : prompt.shape[1]], prompt[0]).cumprod(0).sum()
+    inputs["labels"][:, :shared] = IGNORE
+    return inputs
+
+
+TEXTS = [
+    {"id": "t0", "kind": "open", "question": "What is taxonomy?", "answer": "A science.", "modality": "text"},
+    {"id": "t1", "kind": "dialogue", "turns": [{"question": q, "answer": a} for q, a in TURNS], "modality": "text"},
+]
+
+
+def test_records_with_and_without_an_image_in_one_batch(vlm: Vlm, world: tuple[Path, list[dict[str, Any]]]) -> None:
+    """The batch's loss is the mean over all reply tokens of what the model itself, asked plainly for one conversation
+    at a time, says that each costs."""
+    root, records = world
+    mixed = [records[0], TEXTS[0], records[2], TEXTS[1]]
+    total = count = 0.0
+    for record in mixed:
+        image = images()[int(record["id"])] if "image" in record else None
+        talk = tune.talk(record)
+        turns = (*talk.before, (talk.question, talk.answer))
+        for n, turn in enumerate(turns):
+            loss, tokens = own_loss(vlm, Talk(*turn, turns[:n]), image)
+            total, count = total + loss * tokens, count + tokens
+    for micro_batch in (None, 2, 1):
+        found = [(loss.item(), parts["tokens"]) for loss, parts in tune.objective(vlm, root, micro_batch)(mixed)]
+        assert (len(found) == 1) is (micro_batch is None) and sum(tokens for _, tokens in found) == count
+        assert sum(loss for loss, _ in found) == pytest.approx(total / count, abs=3e-5)
+    ids, labels = tune.talk(TEXTS[0]).encode(vlm, None)
+    asked = VlmAnswerer(vlm)._inputs([Ask(TEXTS[0]["question"])], with_image=False)["input_ids"][0].tolist()
+    learnt = labels.count(IGNORE)
+    assert ids[:learnt] == asked[:learnt] and len(asked) - learnt <= 1, "what is learnt is what eval asks"
 
 
 def test_loss_and_labels_are_the_models_own(vlm: Vlm) -> None:

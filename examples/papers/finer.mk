@@ -20,7 +20,7 @@ PER_CLASS ?= 10
 VARIANT ?= full
 ## further options of `fgvr tune` in `make held-out`; the toy's TUNE_OPTIONS are for an adapter that align has begun
 HELD_TUNE_OPTIONS ?= $(TUNE_OPTIONS) $(if $(filter examples/toy/%,$(MODEL)),--rank 16 --alpha 32 --dropout 0)
-## file of further records to learn in `make held-out`, such as of `fgvr convert --from llava`
+## file of further records to learn in `make held-out`, with images or without, such as of `fgvr convert --from llava`
 INSTRUCTIONS ?=
 
 # --- one data set: RUN ---

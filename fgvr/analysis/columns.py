@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fgvr import metrics
 from fgvr.analysis import intervals
 from fgvr.answers import normalise
+from fgvr.errors import RecordError
 from fgvr.records import Record, texts
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Predictions:
         self._images: Any = False  # not known yet
 
     def add(self, rows: Sequence[Record]) -> None:
-        """All of them or, raising KeyError, TypeError or ValueError for a record that cannot be used, none."""
+        """All of them or, raising what a record that cannot be used raises (KeyError, RecordError, …), none."""
         import numpy as np
 
         names, groups = self.names, self.groups
@@ -69,6 +70,9 @@ class Predictions:
         for name, values, kinds in (("correct", correct, {bool, _NONE}), ("options", options, {list, _NONE})):
             if not set(map(type, values)) <= kinds:
                 raise TypeError(f"{name!r} of a wrong type")
+        for row, answer, shown in zip(rows, answers, options, strict=True):
+            if shown and (index := row.get("answer_index")) is not None and answer is not None:
+                _agree(index, answer, shown)
         column = {
             "key": np.array([hash(row["id"]) for row in rows], dtype=np.int64),
             "unit": np.array([hash(row.get("unit") or row.get("image") or row["id"]) for row in rows], dtype=np.int64),
@@ -126,6 +130,15 @@ class Predictions:
     def graded(self) -> list[str]:
         """The names of the scores of replies, "finer_f1/coarse"."""
         return [name for name in self._parts if name.partition("/")[0] in GRADES]
+
+
+def _agree(index: Any, answer: str, options: Sequence[Any]) -> None:
+    """Raises RecordError unless the answer is the option of that number: where two fields name two options, nobody
+    knows which of them the reply was judged by."""
+    there = type(index) is int and 0 <= index < len(options)
+    if not there or options[index] != answer:
+        what = repr(options[index]) if there else f"none of its {len(options)} options"
+        raise RecordError(f"answer_index {index!r} is {what}, but its answer is {answer!r}; correct one of them")
 
 
 def _filling(dtype: Any, count: int) -> Any:

@@ -40,14 +40,8 @@ class Answers:
 
     def accuracy(self, run: str) -> Figure:
         """As fgvr.stages.score has it: the share of right answers, or its mean over categories."""
-        import numpy as np
-
-        right = self.right[run]
-        if self.klass is None:
-            return intervals.share(right == 1, self.units[run])
-        cells, cell = np.unique(self.klass * 2 + right, return_inverse=True)
-        found = intervals.statistic(cell, self.units[run], intervals.mean_per_group(cells // 2, cells % 2))
-        return (*found, len(np.unique(self.klass)))
+        right, unit = self.right[run] == 1, self.units[run]
+        return intervals.share(right, unit) if self.klass is None else intervals.mean_per_class(self.klass, right, unit)
 
     def contrast(self, coefficients: Mapping[str, float]) -> Figure:
         """The weighted mean over questions of the sum of coefficient x right."""

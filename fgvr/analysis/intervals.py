@@ -47,8 +47,39 @@ def share(right: ndarray, unit: ndarray | None) -> Figure:
     n, count = len(right), int(right.sum())
     if unit is None:
         return (count / n, *metrics.wilson(count, n), n)
-    low, high = _bootstrap(right.astype(float), unit)
+    low, high = _bootstrap(right.astype(float), unit) if 0 < count < n else _wilson(count / n, right >= 0, unit)
     return count / n, low, high, n
+
+
+def mean_per_class(klass: ndarray, right: ndarray, unit: ndarray | None) -> Figure:
+    """The unweighted mean over classes, (N,) numbers >= 0, of the share of (N,) bool that is right; n are the classes.
+
+    The interval is that of `statistic`. Resamples show nothing of how a class of one item (or image) varies, and
+    nothing at all where everything is right or wrong; the interval then is Wilson's, at Kish's effective sample size,
+    which errs on the wide side: it takes what lies between classes for chance as well.
+    """
+    import numpy as np
+
+    klass = klass.astype(np.int64)
+    cells, cell = np.unique(klass * 2 + right, return_inverse=True)
+    value, low, high = statistic(cell, unit, mean_per_group(cells // 2, cells % 2))
+    sizes = own = np.bincount(klass)
+    if unit is not None:
+        wide = int(unit.max()) + 1
+        own = np.bincount(np.unique(klass * wide + unit) // wide)
+    if value in (0.0, 1.0) or own[own > 0].min() == 1:
+        low, high = _wilson(value, 1 / sizes[klass], unit)
+    return value, low, high, int(np.count_nonzero(sizes))
+
+
+def _wilson(share: float, weights: ndarray, unit: ndarray | None) -> tuple[float, float]:
+    """Wilson's interval of a weighted share at the effective sample size (sum w)^2 / sum w^2 (Kish 1965, section 11.7);
+    of the weights of whole units, as if all items of one were alike."""
+    import numpy as np
+
+    sums = weights.astype(float) if unit is None else np.bincount(unit, weights=weights)
+    n = float(sums.sum() ** 2 / (sums**2).sum())
+    return metrics.wilson(share * n, n)
 
 
 def mean(values: ndarray, unit: ndarray | None) -> Figure:
@@ -80,8 +111,9 @@ def _bootstrap(values: ndarray, unit: ndarray | None, rounds: int = 10_000) -> t
 
 def statistic(
     cell: ndarray, unit: ndarray | None, figure: Callable[[ndarray], float], least: float = 0.0
-) -> tuple[float, float, float]:
-    """A figure that depends on how often each of S cells occurs, with value ± 1.96 bootstrap standard errors.
+) -> tuple[float, float | None, float | None]:
+    """A figure that depends on how often each of S cells occurs, with value ± 1.96 bootstrap standard errors; without
+    an interval where it is the same on all resamples, which tell nothing then.
 
     A percentile interval would not do: figures such as NMI are larger on resamples, which repeat items.
 
@@ -95,7 +127,7 @@ def statistic(
     value = figure(counts)
     drawn = [figure(weights) for weights in _weights(cell, counts, unit)]
     spread = metrics.Z95 * float(np.std(drawn, ddof=1))
-    return value, max(least, value - spread), min(1.0, value + spread)
+    return (value, max(least, value - spread), min(1.0, value + spread)) if spread > 1e-9 else (value, None, None)
 
 
 def _weights(cell: ndarray, counts: ndarray, unit: ndarray | None) -> Iterator[ndarray]:

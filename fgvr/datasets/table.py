@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fgvr.stream import Bad, Item, decode
 
 GRAINS = ("superordinate", "coarse", "fine")
 Row = tuple[str, dict[str, Any]]
+Say = Callable[[str], None]
 
 
 def rows(source: Source) -> Iterator[Row]:
@@ -64,8 +66,13 @@ def _whole(row: dict[Any, Any], header: Sequence[str]) -> None:
         raise ValueError(f"more or fewer cells than the {len(header)} of the header")
 
 
-def records(source: Source, root: Path, split: str, superclass: str, settings: Table) -> Iterator[Item]:
+def records(
+    source: Source, root: Path, split: str, superclass: str, settings: Table, say: Say = lambda line: None
+) -> Iterator[Item]:
     """rows of a split -> image records, in the order of the table; a row that cannot be one comes as a Bad.
+
+    Categories that differ only in case or in how Unicode composes their letters are one, spelt as the first row of the
+    table spells it, whatever its split, and composed (NFC); `say` is told of them in the end.
 
     Raises:
         FgvrError: a column is missing, or no row is of the split.
@@ -74,10 +81,12 @@ def records(source: Source, root: Path, split: str, superclass: str, settings: T
     grains = {grain: getattr(settings, f"{grain}_column") for grain in GRAINS}
     seen: set[str] = set()
     parts: set[str] = set()
+    spelt = _Spellings()
     for where, row in rows(source):
         if missing := [name for name in (*wanted, *grains.values()) if name and name not in row]:
             there = ", ".join(str(name) for name in row)
             raise FgvrError(f"{where}: no column {missing[0]!r} (there: {there}); see --help for naming columns")
+        row[settings.category_column] = spelt(row[settings.category_column])
         if settings.split_column:
             parts.add(str(row[settings.split_column]))
             if row[settings.split_column] != split:
@@ -99,6 +108,8 @@ def records(source: Source, root: Path, split: str, superclass: str, settings: T
             if any(grains.values()):
                 record["labels"] = _labels(row, grains, record)
             yield record
+    if spelt.others:
+        say(f"{source.label}: {spelt}")
     if not seen:
         found = f" (there: {', '.join(sorted(parts)) or 'no rows'})" if settings.split_column else ""
         raise FgvrError(f"{source.label}: no row of split {split!r}{found}; check --split and --split-column")
@@ -117,6 +128,34 @@ def _record(row: dict[str, Any], split: str, superclass: str, settings: Table) -
         raise RecordError(f"column {settings.id_column!r} holds {own!r}; it must be text or a whole number")
     record = {"id": str(own), "image": image, "category": values["category"]}
     return {**record, "superclass": superclass, "split": split}
+
+
+class _Spellings:
+    """Names as they were first spelt; `others`: spellings that came later, with the first one of each."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, str] = {}
+        self.others: dict[str, str] = {}
+
+    def __call__(self, name: Any) -> Any:
+        """The first spelling of a name, composed; what is no text as it is."""
+        if not isinstance(name, str):
+            return name
+        name = name.strip()
+        composed = unicodedata.normalize("NFC", name)
+        first = self.first.setdefault(unicodedata.normalize("NFC", composed.casefold()), name)
+        if first != name:
+            self.others[name] = first
+        return unicodedata.normalize("NFC", first)
+
+    def __str__(self) -> str:
+        other, first = next(iter(self.others.items()))
+        composed = [unicodedata.normalize("NFC", name) for name in (other, first)]
+        alike = composed[0] == composed[1]
+        shown = [ascii(other), ascii(first)] if alike else [repr(name) for name in composed]
+        more = f", and {len(self.others) - 1} more" if len(self.others) > 1 else ""
+        return (f"category {shown[0]} differs from {shown[1]} only in {'Unicode form' if alike else 'case'} and became "
+                f"that one{more}; if two are meant, name them apart")  # fmt: skip
 
 
 def _labels(row: dict[str, Any], grains: dict[str, str | None], record: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +202,7 @@ class Labels:
                 hint = _hint(name, known) or "; correct it"
                 raise FgvrError(f"{self.name}: {name!r} is no category of {title}{hint}")
 
-    def put(self, items: Iterable[Item], say: Callable[[str], None] = lambda line: None) -> Iterator[Item]:
+    def put(self, items: Iterable[Item], say: Say = lambda line: None) -> Iterator[Item]:
         """image -> image with these labels, which replace those that it had; what no image is of is said in the end.
 
         Raises:

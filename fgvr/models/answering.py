@@ -251,7 +251,10 @@ class VlmAnswerer:
             raise FgvrError(f"model {self.about['name']}: likelihoods need an image in every question")
         prompts = [self._chat(ask.prompt, None, with_image, ask.before) for ask in asks]
         if not with_image:
-            return dict(vlm.tokenizer(prompts, **self._options(prompts[0])).to(vlm.device))
+            if closing := self.family.closing:  # what PaliGemma's processor writes, which takes no text alone
+                prompts = [vlm.writer.written_out(prompt + closing) for prompt in prompts]
+            made = vlm.tokenizer(prompts, **self._options(prompts[0])).to(vlm.device)
+            return {**made, **({"token_type_ids": torch.zeros_like(made["input_ids"])} if closing else {})}
         try:
             made = vlm.processor(text=prompts, images=[[ask.image] for ask in asks], **self._options(prompts[0]))
         except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as error:

@@ -198,9 +198,12 @@ class ServerAnswerer:
             raise self._failed(refused) from refused
         except (openai.OpenAIError, ValueError) as error:  # a ValueError: the body is no JSON
             raise self._failed(error) from error
+        choices: Any = getattr(made, "choices", None)
+        some = isinstance(choices, list) and len(choices) > 0
+        if (told := _told(choices[0] if some else made)) is not None:
+            raise self._refused(told)
         self._account(getattr(made, "usage", None))
-        choices = getattr(made, "choices", None)
-        if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+        if not some or getattr(choices[0], "message", None) is None:
             raise RecordError(f"server {self.where} returned no reply; ask another model")
         return choices[0]
 
@@ -252,10 +255,27 @@ class ServerAnswerer:
             what = "sends what is no JSON"
         return kind(f"server {self.where} {what}; see to it, then go on with --resume")
 
+    def _refused(self, error: Any) -> Exception:
+        """An error that came as 200: one that passes by its code (as OpenRouter's), or one with this question."""
+        body = error if isinstance(error, dict) else {"message": error}
+        code, what = body.get("code"), f"server {self.where} answers with an error: {self._short(body.get('message'))}"
+        if isinstance(code, int) and (500 <= code < 600 or code in AGAIN):
+            return Unanswered(f"{what} ({code}); see to it, then go on with --resume")
+        return RecordError(f"{what}; correct the record, or ask another model")
+
     def _said(self, error: Any) -> str:
         body = error.body if isinstance(error.body, dict) else {}
-        text = " ".join(str(body.get("message") or error.message).split())[:200]
-        return text.replace(self.client.api_key, "***")
+        return self._short(body.get("message") or error.message)
+
+    def _short(self, text: Any) -> str:
+        return " ".join(str(text).split())[:200].replace(self.client.api_key, "***")
+
+
+def _told(made: Any) -> Any:
+    """The error in a body of 200 or in its choice, as most servers put it there, or as FastChat does; None: none."""
+    if getattr(made, "object", None) == "error":
+        return {"message": getattr(made, "message", None), "code": getattr(made, "code", None)}
+    return getattr(made, "error", None)
 
 
 def _tokens(choice: Any) -> list[Any]:

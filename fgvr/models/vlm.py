@@ -263,22 +263,22 @@ class Vlm:
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(image.unsqueeze(-1), torch.cat(list(features)).to(embeds.dtype))
 
-    def _counted(self, ids: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def _counted(self, ids: Tensor, features: Sequence[Tensor | None]) -> Tensor:
         """(N, T) bool: where the image tokens are, as many in each row as features."""
         image = ids == self.image_token_id
         for row, found in zip(image.sum(1).tolist(), features, strict=True):
-            if row != len(found):
-                raise FgvrError(_mismatch(row, len(found)))
+            if row != (0 if found is None else len(found)):
+                raise FgvrError(_mismatch(row, 0 if found is None else len(found)))
         return image
 
     def hidden(
-        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor] = (), replies: Tensor | None = None
+        self, ids: Tensor, mask: Tensor, features: Sequence[Tensor | None] = (), replies: Tensor | None = None
     ) -> Tensor:
         """(N, T, D) last states of the language model, by the model's own forward: its positions, masks and all.
 
         Args:
             ids, mask: (N, T), right-padded.
-            features: of each row's image, for the image tokens among `ids`; none: rows of text.
+            features: of each row's image, for the image tokens among `ids`; None: a row of text; empty: all are.
             replies: (N, T) bool, the tokens that a `prefix` family reads causally; all unless given.
         Raises:
             FgvrError: a row has another number of image tokens than features.
@@ -286,13 +286,13 @@ class Vlm:
         more: dict[str, Any] = {}
         found = None
         assert self.parts is not None
-        if features:
+        if shown := [feature for feature in features if feature is not None]:
             image = self._counted(ids, features)
             width = self.model.get_input_embeddings().weight.shape[1]
-            own, *deep = torch.cat(list(features)).split(width, -1)
+            own, *deep = torch.cat(shown).split(width, -1)
             pooled, deepstack = own if self.parts.joined else [own], [[x] for x in deep]
             found = SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
-            grids = [self.sight(feature).grid for feature in features]
+            grids = [self.sight(feature).grid for feature in shown]
             if None not in grids:
                 more["image_grid_thw"] = torch.tensor(grids, device=self.device)
                 more["mm_token_type_ids"] = image.int()

@@ -116,8 +116,10 @@ class Writer:
         self.cut.add(text)
         return text[: ends[count - 1]]
 
-    def encode(self, question: str, answer: str, image: int | Sight, before: Turns = ()) -> tuple[list[int], list[int]]:
-        """Token ids and labels of one question on one image and its reply, the image written as its tokens.
+    def encode(
+        self, question: str, answer: str, image: int | Sight | None, before: Turns = ()
+    ) -> tuple[list[int], list[int]]:
+        """Token ids and labels of one question and its reply, the image that it is on written as its tokens.
 
         Labels are IGNORE on everything but the replies and what the template puts after each (its end mark), so that a
         model is taught to answer, not to ask (the released Finedefics code trains on questions and image tokens too).
@@ -126,7 +128,8 @@ class Writer:
         with its last whole sentence that does; what was left out joins `cut`.
 
         Args:
-            image: how it stands in the prompt (`sight` of its features); a number: so many image tokens.
+            image: how it stands in the prompt (`sight` of its features); a number: so many image tokens; None: there is
+                none.
             before: earlier turns; the image is shown in the first of all.
         Raises:
             FgvrError: the template leaves nothing of a reply, or the text holds an image mark of its own.
@@ -134,22 +137,22 @@ class Writer:
         sight = Sight((self.image_token_id,) * image) if isinstance(image, int) else image
         most = self.context - self._spared(sight)
         turns = (*before, (question, answer))
-        ids, labels = self._conversation(turns)
+        ids, labels = self._conversation(turns, sight is not None)
         if len(ids) > most:
-            ids, labels = self._conversation(self._shortened(turns, most))
-        if self.expands:
+            ids, labels = self._conversation(self._shortened(turns, most, sight is not None), sight is not None)
+        if self.expands or sight is None:
             return ids, labels
         at = ids.index(self.image_token_id)
         written = [*ids[:at], *sight.ids, *ids[at + 1 :]]
         return written, [IGNORE] * (len(written) - len(ids)) + labels
 
-    def _spared(self, sight: Sight) -> int:
+    def _spared(self, sight: Sight | None) -> int:
         """Tokens that an image takes beyond those that `_conversation` gives it."""
-        return 0 if self.expands else len(sight.ids) - 1
+        return 0 if self.expands or sight is None else len(sight.ids) - 1
 
-    def _shortened(self, turns: Turns, most: int) -> Turns:
+    def _shortened(self, turns: Turns, most: int, seen: bool) -> Turns:
         def fits(kept: Turns) -> bool:
-            return len(self._conversation(tuple(kept))[0]) <= most
+            return len(self._conversation(tuple(kept), seen)[0]) <= most
 
         while len(turns) > 1 and not self.one_reply and not fits(turns):
             self.cut.add(turns[-1][1])
@@ -159,39 +162,40 @@ class Writer:
             *first, (question, self._fitting(answer, lambda part: fits((*first, (question, part)))))
         )  # fmt: skip
 
-    def _tokenised(self, turns: Turns) -> tuple[list[int], list[int]]:
-        """`encode` with the image as its one mark, or written out where the processor can do that by itself."""
-        whole = self._written_out(self.chat(turns, True))
+    def _tokenised(self, turns: Turns, seen: bool) -> tuple[list[int], list[int]]:
+        """`encode` with the image, if one is seen, as its one mark, or written out where the processor can do that by
+        itself."""
+        whole = self.written_out(self.chat(turns, seen))
         options = self.text_options(whole)
 
         def coded(text: str) -> list[int]:
-            return self.tokenizer(self._written_out(text), **options).input_ids
+            return self.tokenizer(self.written_out(text), **options).input_ids
 
         ids: list[int] = self.tokenizer(whole, **options).input_ids
         labels = [IGNORE] * len(ids)
         for n in range(len(turns) - 1 if self.one_reply else 0, len(turns)):
             question, answer = turns[n]
-            start = _shared(ids, coded(self.chat([*turns[:n], (question, None)], True) + self.family.closing))
-            end = len(ids) if n == len(turns) - 1 else _shared(ids, coded(self.chat(turns[: n + 1], True)))
+            start = _shared(ids, coded(self.chat([*turns[:n], (question, None)], seen) + self.family.closing))
+            end = len(ids) if n == len(turns) - 1 else _shared(ids, coded(self.chat(turns[: n + 1], seen)))
             if start >= end:
                 raise FgvrError(f"the reply {answer!r} is empty in this model's chat template; correct the record")
             labels[start:end] = ids[start:end]
-        if not self.expands and ids.count(self.image_token_id) != 1:
+        if not (seen and self.expands) and ids.count(self.image_token_id) != seen:
             raise FgvrError(
                 f"the question {turns[0][0][:40]!r} or what follows it holds an image mark of its own; take it out of "
                 "the record"
             )
         return ids, labels
 
-    def _written_out(self, text: str) -> str:
+    def written_out(self, text: str) -> str:
         """The text as the processor hands it to its tokenizer, but for the image's tokens."""
         if self.expands:
             ids = self.processor(text=[text], add_special_tokens=False).input_ids[0]
             return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if not self.family.closing:
             return text
-        mark = self.processor.image_token  # PaliGemma's processor writes more than the image's tokens
-        return text.replace(mark, mark + self.tokenizer.bos_token, 1)
+        mark, bos = self.processor.image_token, self.tokenizer.bos_token
+        return text.replace(mark, mark + bos, 1) if mark in text else bos + text  # as PaliGemma's processor does
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 
 from fgvr import prompts
 from fgvr.errors import FgvrError, RecordError
-from fgvr.records import Record, check
+from fgvr.provenance import sha256_text
+from fgvr.records import Record, check, image_of
 from fgvr.stages.questions import final_prompt
 from fgvr.stream import Bad, Item, decode
 
@@ -69,17 +70,18 @@ def talks(record: Record) -> list[tuple[str, str]]:
 
 
 def to_llava(record: Record) -> Record:
-    turns = _conversation(record, f"{IMAGE}\n")
-    return {"id": record["id"], "image": record["image"], "conversations": turns}
+    turns, image = _conversation(record, f"{IMAGE}\n"), image_of(record)
+    return {"id": record["id"], **({} if image is None else {"image": image}), "conversations": turns}
 
 
 def to_sharegpt(record: Record) -> Record:
-    return {"id": record["id"], "conversations": _conversation(record, IMAGE), "images": [record["image"]]}
+    return {"id": record["id"], "conversations": _conversation(record, IMAGE), "images": _images(record)}
 
 
 def _conversation(record: Record, image: str) -> list[Record]:
-    """LLaVA's turns; `image` stands before the first question."""
+    """LLaVA's turns; `image` stands before the first question, where there is one."""
     turns: list[Record] = []
+    image = image if _images(record) else ""
     for question, reply in _checked(record):
         turns += [{"from": "human", "value": image + question}, {"from": "gpt", "value": reply}]
         image = ""
@@ -89,14 +91,18 @@ def _conversation(record: Record, image: str) -> list[Record]:
 def to_trl(record: Record) -> Record:
     messages: list[Record] = []
     for question, reply in _checked(record):
-        shown = [] if messages else [{"type": "image"}]
+        shown = [] if messages else [{"type": "image"} for _ in _images(record)]
         messages.append({"role": "user", "content": [*shown, {"type": "text", "text": question}]})
         messages.append({"role": "assistant", "content": [{"type": "text", "text": reply}]})
-    return {"id": record["id"], "messages": messages, "images": [record["image"]]}
+    return {"id": record["id"], "messages": messages, "images": _images(record)}
+
+
+def _images(record: Record) -> list[str]:
+    image = image_of(record)
+    return [] if image is None else [image]
 
 
 def _checked(record: Record) -> list[tuple[str, str]]:
-    check(record, ("image",))
     found = talks(record)
     if any(IMAGE in text for turn in found for text in turn):
         raise RecordError(f"its text holds {IMAGE!r}, which these formats take for the image; correct the record")
@@ -180,7 +186,7 @@ def read(
         except RecordError as error:
             yield Bad(f"{label}:{number}", str(error), record=_plain(value))
             continue
-        key = record.pop("id", None) or record["image"]
+        key = record.pop("id", None) or record.get("image") or sha256_text([json.dumps(record, sort_keys=True)])[:16]
         seen[key] = seen.get(key, 0) + 1
         yield {"id": key if seen[key] == 1 else f"{key}/{seen[key]}", **record}
 
@@ -210,23 +216,27 @@ def _values(data: bytes) -> Iterable[Any]:
 
 
 def from_conversation(value: Mapping[str, Any]) -> Record:
-    """LLaVA's, ShareGPT's and TRL's forms alike; several turns are a dialogue."""
+    """LLaVA's, ShareGPT's and TRL's forms alike; several turns are a dialogue. What neither names nor shows an image is
+    without one: `modality` is "text"."""
     turns = value.get("conversations") or value["messages"]
     roles = [turn.get("from") or turn.get("role") for turn in turns]
     if len(roles) % 2 or any(role not in ROLES[n % 2] for n, role in enumerate(roles)):
         raise RecordError(f"its turns are {', '.join(map(str, roles))}; a record has a question and a reply in turn")
     images = value.get("images") or ([value["image"]] if value.get("image") else [])
-    if len(images) != 1:
-        raise RecordError(f"has {len(images) or 'no'} image{'s' * (len(images) > 1)}; a record has one")
+    if len(images) > 1:
+        raise RecordError(f"has {len(images)} images; a record has one")
     asked, *rest = map(_said, turns)
+    if not images and any(IMAGE in text for text in (asked, *rest)):
+        raise RecordError(f"its text shows an image ({IMAGE}), but it names none; add `image`, or take {IMAGE} out")
     if any(IMAGE in text for text in rest):
         raise RecordError("shows its image after the first question; move it there")
-    said = [asked.replace(IMAGE, "", 1).strip("\n"), *rest]
+    said = [asked.replace(IMAGE, "", 1).strip("\n") if images else asked, *rest]
     pairs = list(zip(said[::2], said[1::2], strict=True))
     several = {"kind": "dialogue", "turns": [{"question": q, "answer": a} for q, a in pairs], "answer": said[-1]}
     return {
-        **({"id": value["id"]} if "id" in value else {}), "image": images[0],
-        **(_taught(*pairs[0]) if len(pairs) == 1 else several),
+        **({"id": str(value["id"])} if value.get("id") is not None else {}), **({"image": images[0]} if images else {}),
+        **(_taught(*pairs[0], seen=bool(images)) if len(pairs) == 1 else several),
+        **({} if images else {"modality": "text"}),
     }  # fmt: skip
 
 
@@ -237,10 +247,10 @@ def _said(turn: Mapping[str, Any]) -> str:
     return "".join(IMAGE if part.get("type") == "image" else part.get("text") or "" for part in said)
 
 
-def _taught(question: str, reply: str) -> Record:
+def _taught(question: str, reply: str, seen: bool = True) -> Record:
     """A question and its reply as the fields of a triple, a choice or an open question."""
     told = re.fullmatch(re.escape(prompts.DESCRIBE).replace(r"\{superclass\}", "(.+)"), question)
-    if told:
+    if told and seen:
         return {"superclass": told[1], "description": reply}
     chosen = re.fullmatch(
         r"(?s)(.+)\nChoices:\n(A\. .+)\nAnswer with the letter from the given choices directly\.", question

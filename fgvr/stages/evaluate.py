@@ -25,7 +25,7 @@ from typing import Any
 from fgvr import answers, finer, metrics, prompts
 from fgvr.errors import FgvrError, RecordError
 from fgvr.models.base import Answerer, Ask
-from fgvr.records import Record, check, texts
+from fgvr.records import Record, check, image_of, texts
 from fgvr.stages.asking import Shown
 from fgvr.stages.questions import attribute_question, final_prompt, read_reply
 from fgvr.stream import Item, bad, ordered
@@ -91,12 +91,9 @@ _Asked = tuple[Record, Ask, str | None]  # with the question of a first turn, wh
 
 
 def _path(record: Record) -> str | None:
-    """The image of a question that can be asked; None for one without, which says so: `modality` is "text"."""
+    """The image of a question that can be asked; None for one without."""
     _check(record)
-    if record.get("modality") == "text":
-        return None
-    check(record, ("image",))
-    return str(record["image"])
+    return image_of(record)
 
 
 def _views(record: Record, image: Any, scoring: str, prompting: str, cyclic: bool) -> list[_Asked]:

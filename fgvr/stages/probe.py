@@ -175,7 +175,7 @@ def probe(
             known = of_train[key]
             chosen = ([train[i] for i in held], known[held]) if val is None else (val[0], val[1][key])
             sides = _Sides([train[i] for i in fitted], known[fitted], *chosen, categories, of_test[key])
-            for found in _probed(sides, train, known, which):
+            for found in _probed(sides, train, known, which, val is None):
                 yield {**found, **where, "pool": pool}
         key = f"{place}/{ALIGNED}"
         if key in of_test and key in of_names:
@@ -198,8 +198,10 @@ class _Sides:
         return [r["category"] for r in self.fitted], [r["category"] for r in self.chosen]
 
 
-def _probed(sides: _Sides, train: Sequence[Record], of_train: Tensor, which: Which) -> Iterator[Record]:
-    """One record a probe."""
+def _probed(
+    sides: _Sides, train: Sequence[Record], of_train: Tensor, which: Which, held: bool
+) -> Iterator[Record]:
+    """One record a probe. held: the rows that choose are training rows."""
     fitted, chosen = sides.names()
     every = [record["category"] for record in train]
     for name in which.probes:
@@ -207,7 +209,7 @@ def _probed(sides: _Sides, train: Sequence[Record], of_train: Tensor, which: Whi
             found = linear.fit(sides.x, fitted, sides.val, chosen)
             yield _score("linear probe", linear.evaluate(found, sides.test, sides.categories))
         elif name == "sweep":
-            yield _swept(sides, fitted, chosen, which.seed)
+            yield _swept(sides, fitted, chosen, which.seed, held)
         elif name == "knn":
             score, k = probes.knn(sides.x, fitted, sides.val, chosen, sides.test, sides.categories)
             yield {**_score("kNN probe", score), "k": k}
@@ -221,7 +223,8 @@ def _probed(sides: _Sides, train: Sequence[Record], of_train: Tensor, which: Whi
             yield _metric("linear probe", "accuracy of the best test epoch (VLMClassifier)", score.accuracy, score.n)
 
 
-def _swept(sides: _Sides, fitted: Sequence[str], chosen: Sequence[str], seed: int) -> Record:
+def _swept(sides: _Sides, fitted: Sequence[str], chosen: Sequence[str], seed: int, held: bool) -> Record:
+    """held: what chooses was held back from training, and goes back."""
     import torch
 
     from fgvr.analysis.rows import Rows
@@ -234,7 +237,7 @@ def _swept(sides: _Sides, fitted: Sequence[str], chosen: Sequence[str], seed: in
     codes = torch.tensor([place[name] for name in (*fitted, *chosen)])
     rows, count = Rows(torch.cat([sides.x, sides.val])), len(fitted)
     every = torch.arange(len(codes))
-    found = sweep(rows, codes, every[:count], every[count:], names, seed=seed)
+    found = sweep(rows, codes, every[:count], every[count:], names, seed=seed, refit=held)
     score = linear.evaluate(found.probe, sides.test, sides.categories)
     return {**_score("swept probe", score), "settings": len(found.settings)}
 

@@ -137,6 +137,8 @@ class Scored:
         if kind == "prediction":
             try:
                 self._of(record["kind"]).add([record])
+            except RecordError as error:
+                yield bad(record, error)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 yield bad(record, f"cannot be scored ({error}); correct the record")
         else:
@@ -204,7 +206,7 @@ def _predictions(table: Predictions, by: str | None) -> Iterator[Record]:
     if kind != "caption" and marked.any():
         yield figure(kind, name, intervals.share(right, unit))
         if (klass >= 0).all():
-            yield _per_class(kind, f"mean-per-class {name}", klass, right, unit)
+            yield figure(kind, f"mean-per-class {name}", intervals.mean_per_class(klass, right, unit))
         yield from _classes(table, marked, unit)
     yield figure(kind, "failure rate", intervals.share(table["failed"], table.image()))
     if kind == "mcq" and "count" in table:
@@ -219,14 +221,6 @@ def _predictions(table: Predictions, by: str | None) -> Iterator[Record]:
             if (group == number).any():
                 own = None if unit is None else intervals.units(unit[group == number])
                 yield {**figure(kind, name, intervals.share(right[group == number], own)), by: value}
-
-
-def _per_class(kind: str, metric: str, klass: ndarray, right: ndarray, unit: ndarray | None) -> Record:
-    import numpy as np
-
-    cells, cell = np.unique(klass.astype(np.int64) * 2 + right, return_inverse=True)
-    found = intervals.statistic(cell, unit, intervals.mean_per_group(cells // 2, cells % 2))
-    return metric_record(kind, metric, *found, len(np.unique(klass)))
 
 
 def _pairs(table: Predictions, marked: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fgvr.errors import RecordError
+from fgvr.errors import FgvrError, RecordError
 from fgvr.models.vlm import Vlm
-from fgvr.records import check
+from fgvr.records import check, image_of
+from fgvr.stages.convert import IMAGE
 from fgvr.stages.convert import talks as turns_of
 from fgvr.stages.questions import final_prompt
 from fgvr.training.conversations import Talk, lessons, reply_loss
@@ -18,6 +19,7 @@ from fgvr.training.trainer import Losses
 from fgvr.training.vision import Vision
 
 Record = dict[str, Any]
+TEMPLATE = 256  # tokens that a chat template may put around a turn
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -28,9 +30,12 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
     Args:
         choice_reply: how the option is named: by its "letter" (FOCI's instruction) or its "text".
     Raises:
-        RecordError: a field is missing, or a multiple-choice question's answer_index points to no option.
+        RecordError: a field is missing, a multiple-choice question's answer_index points to no option, or what says
+            that it has no image shows one or is a caption.
     """
     check(record, ("kind",))
+    if record.get("modality") == "text":
+        _without_image(record)
     if record["kind"] == "dialogue":
         *before, (question, answer) = turns_of(record)
         return Talk(question, answer, tuple(before))
@@ -40,7 +45,40 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
     prompt, options, index = final_prompt(record), record["options"], record.get("answer_index")
     if not isinstance(index, int) or not 0 <= index < len(options):
         raise RecordError(f"answer_index {index!r} is none of its {len(options)} options; run `fgvr questions` again")
+    if options[index] != record["answer"]:
+        said = f"answer_index {index} is {options[index]!r}, but its answer is {record['answer']!r}"
+        raise RecordError(f"{said}; correct one of them")
     return Talk(prompt, LETTERS[index] if choice_reply == "letter" else options[index])
+
+
+def _without_image(record: Record) -> None:
+    """Raises RecordError where an image is meant after all."""
+    if record["kind"] == "caption":
+        raise RecordError("a caption is of an image; add it, and take \"modality\" out")
+    turns = turns_of(record) if record["kind"] == "dialogue" else [(record.get("question"), record.get("answer"))]
+    if any(IMAGE in str(text) for turn in turns for text in turn):
+        raise RecordError(f"its text holds {IMAGE!r}, but it has no image; add the image, or take {IMAGE!r} out")
+
+
+def fits(vlm: Vlm, record: Record, choice_reply: str = "letter") -> None:
+    """Find a record that cannot be learnt before training meets it. Only what may be too long, holds the model's own
+    image mark or may leave nothing of a reply is tokenised for that.
+
+    Raises:
+        RecordError: as `talk`; not even its first reply's first sentence fits into the context; or see Writer.encode.
+    """
+    said, image = talk(record, choice_reply), image_of(record)
+    turns, mark = (*said.before, (said.question, said.answer)), vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
+    first = turns if vlm.writer.one_reply else turns[:1]  # later turns are left out where there is no room
+    size = sum(len(text.encode()) for turn in first for text in turn)  # bytes: a token is one or more
+    plain = all(text.strip() and mark not in text for turn in turns for text in turn)
+    if plain and size + TEMPLATE < vlm.writer.context:
+        return
+    try:
+        for lesson in lessons(vlm, said):
+            lesson.encode(vlm, None if image is None else 1)
+    except FgvrError as error:
+        raise RecordError(str(error)) from error
 
 
 def objective(
@@ -62,15 +100,15 @@ def objective(
 
     def step(records: Sequence[Record], now: Step | None = None) -> Yielded:
         now = now or Step.alone(micro_batch)
-        talked = [(r["image"], lesson) for r in records for lesson in lessons(vlm, talk(r, choice_reply))]
-        coded = [lesson.encode(vlm, 1) for _, lesson in talked]
+        talked = [(image_of(r), lesson) for r in records for lesson in lessons(vlm, talk(r, choice_reply))]
+        coded = [lesson.encode(vlm, None if image is None else 1) for image, lesson in talked]
         labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
         order = sorted(range(len(talked)), key=lambda n: (-len(coded[n][0]), n))
         size, ranks = now.size(len(talked)), now.ranks
         for number, counts in ranks.deal(-(-len(talked) // size)):
             rows = order[number * size :][:size]
             now.draw(number)
-            features = sight.show([talked[n][0] for n in rows]).features()
+            features = sight.features([talked[n][0] for n in rows])
             tokens = sum(labelled[n] for n in rows)
             found = reply_loss(vlm, [talked[n][1] for n in rows], features) * (tokens / sum(labelled))
             yield (found, {"loss": found.detach(), "tokens": tokens}) if counts else (found * 0, {})

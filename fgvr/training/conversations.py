@@ -18,13 +18,13 @@ CHUNK = 1024  # tokens; 0.6 GiB of float32 logits and as much of their gradient 
 
 @dataclass(frozen=True)
 class Talk:
-    """A question on one image and the reply to learn; so are the replies of the turns before."""
+    """A question, on one image or on none, and the reply to learn; so are the replies of the turns before."""
 
     question: str
     answer: str
     before: tuple[tuple[str, str], ...] = ()
 
-    def encode(self, vlm: Vlm, image: int | Sight) -> tuple[list[int], list[int]]:
+    def encode(self, vlm: Vlm, image: int | Sight | None) -> tuple[list[int], list[int]]:
         """Token ids and labels (Writer.encode)."""
         return vlm.encode(self.question, self.answer, image, self.before)
 
@@ -38,16 +38,17 @@ def lessons(vlm: Vlm, talk: Talk) -> list[Talk]:
     return [Talk(*turn, turns[:n]) for n, turn in enumerate(turns)]
 
 
-def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor]) -> Tensor:
+def reply_loss(vlm: Vlm, talks: Sequence[Talk], features: Sequence[Tensor | None]) -> Tensor:
     """Mean cross-entropy over all reply tokens of the batch: 0-d, differentiable in adapters and connector.
 
     Only labelled positions go through the output layer, CHUNK at a time: at 8B its logits are the largest tensor of a
     step.
 
     Args:
-        features: for each talk the object tokens of its image, from `Vlm.features`.
+        features: for each talk the object tokens of its image, from `Vlm.features`; None: it has no image.
     """
-    rows = [talk.encode(vlm, vlm.sight(f)) for talk, f in zip(talks, features, strict=True)]
+    sights = [None if feature is None else vlm.sight(feature) for feature in features]
+    rows = [talk.encode(vlm, sight) for talk, sight in zip(talks, sights, strict=True)]
     ids, mask = vlm.pad([ids for ids, _ in rows])
     labels, _ = vlm.pad([labels for _, labels in rows], value=IGNORE)
     hidden = vlm.hidden(ids, mask, features, labels != IGNORE)

@@ -20,6 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from fgvr import signals, stream
 from fgvr.errors import FgvrError, TryAgain, UsageError
 from fgvr.models.vlm import Vlm
+from fgvr.records import image_of
 from fgvr.training.adapters import roots
 from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
 from fgvr.training.gradcache import Parts, Step
@@ -199,7 +200,8 @@ class _Trainer(Trainer):
 
     def _coming(self, rows: Sequence[int]) -> None:
         assert isinstance(self.train_dataset, _Rows)
-        self.ahead([self.train_dataset[row]["image"] for row in rows])
+        images = (image_of(self.train_dataset[row]) for row in rows)
+        self.ahead([image for image in images if image is not None])
 
     # --- the optimiser's and the checkpoints' share in what is learnt beside the model ---
 

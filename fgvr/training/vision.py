@@ -75,6 +75,12 @@ class Vision:
         """Image paths -> their object tokens, on request."""
         return Shown(self, images)
 
+    def features(self, images: Sequence[str | None]) -> list[Tensor | None]:
+        """The object tokens of each image; None where there is none."""
+        there = [image for image in images if image is not None]
+        found = iter(self.show(there).features() if there else ())
+        return [None if image is None else next(found) for image in images]
+
     def ahead(self, images: Sequence[str]) -> None:
         """Decode the next batch's images in threads, while this one's, named in the call before, are worked on."""
         old, this = self._decoded
@@ -98,7 +104,9 @@ class Vision:
         digest = self._digests[image]
         path = self.folder / digest[:2] / f"{digest}.safetensors"
         if not path.exists():
-            seen = look(self.vlm, self.pixels([image]))[1]
+            own = self.vlm.device
+            with torch.random.fork_rng([own] if own.type == "cuda" else []):  # the connector's dropout draws twice else
+                seen = look(self.vlm, self.pixels([image]))[1]
             if seen is None:
                 raise FgvrError("--vision-cache does not know how this family runs its tower; leave it out")
             _save(path, seen, self.vlm)
