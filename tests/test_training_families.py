@@ -219,6 +219,10 @@ def test_conversations_in_real_templates(
     found = [vlm.tokenizer.decode(run, clean_up_tokenization_spaces=False).strip(" ") for run in runs]
     assert found == [reply + end for (_, reply), end in zip(TURNS, ends, strict=True)]
     assert vlm.tokenizer.decode(ids, skip_special_tokens=True).count("List its marks.") == 1
+    alone, told = DIALOGUE.encode(vlm, None)
+    assert [x for x in told if x != IGNORE] == [x for x in labels if x != IGNORE]
+    assert len(alone) <= len(ids) - ids.count(vlm.image_token_id) and vlm.image_token_id not in alone
+    assert vlm.tokenizer.decode(alone, clean_up_tokenization_spaces=False).endswith(vlm.chat(TURNS, False))
 
 
 def test_object_embeddings_are_the_models_own(vlm: Vlm) -> None:
