@@ -69,7 +69,7 @@ def ours() -> Found:
     lengths = vlm.tokens(texts)[1].sum(1).tolist()
 
     def chunk(group: list[int]) -> Chunk:
-        return Chunk(group, lambda more: (vlm.pool_texts([texts[n] for n in group]), None, {}))
+        return Chunk(group, "texts", lambda more: (vlm.pool_texts([texts[n] for n in group]), None, {}))
 
     def contrast(embedded: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
         rows = F.normalize(embedded[at], dim=1)
