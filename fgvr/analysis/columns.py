@@ -42,6 +42,10 @@ class Names(dict[str | None, int]):
         self[text] = number
         return number
 
+    def numbers(self, texts: Sequence[str]) -> list[int]:
+        """The numbers of texts, -2 for one that has none."""
+        return [self._known.get(normalise(text) or text, -2) for text in texts]
+
 
 class Predictions:
     """The predictions of one kind of question in one run.

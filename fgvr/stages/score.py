@@ -16,7 +16,7 @@ from fgvr.analysis import concepts, intervals
 from fgvr.analysis.columns import Predictions
 from fgvr.analysis.concepts import Reference
 from fgvr.analysis.descriptions import quality
-from fgvr.analysis.formats import NOTHING
+from fgvr.analysis.formats import NOTHING, Say
 from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
 from fgvr.errors import FgvrError, RecordError
@@ -148,7 +148,7 @@ class Scored:
 
 def score(
     runs: Mapping[str, Scored], by: str | None = None, confused: int = 0, matrix: bool = False,
-    encoder: Encoder | None = None, reference: Reference | None = None,
+    encoder: Encoder | None = None, reference: Reference | None = None, say: Say = lambda line: None,
 ) -> Iterator[Record]:  # fmt: skip
     """The metrics of one or several runs; of several, also the paired difference of the last to each other one.
 
@@ -158,6 +158,7 @@ def score(
         confused: how many of the most confused pairs of classes are told. matrix: the whole confusion matrix is.
         encoder: its texts give the semantic accuracy of open answers.
         reference: what the attributes of concept records are compared with.
+        say: told of questions of two runs that only seem to be the same.
     Raises:
         FgvrError: an id comes twice in a run.
     """
@@ -166,7 +167,7 @@ def score(
         for found in _run(name, run, by, confused, matrix, encoder, reference):
             yield {"run": name, **found} if others else found
     for name in others:
-        for found in _differences(runs[name], runs[last]):
+        for found in _differences(runs[name], runs[last], lambda what, other=name: say(f"{last} and {other}: {what}")):
             yield {"run": last, "against": name, **found}
 
 
@@ -351,10 +352,11 @@ def _semantic(table: Predictions, encoder: Encoder, batch: int = 256) -> Iterato
     yield figure(table.kind, "semantic accuracy", intervals.mean(cosine[cell].astype(float), unit))
 
 
-def _differences(first: Scored, second: Scored) -> Iterator[Record]:
+def _differences(first: Scored, second: Scored, say: Say) -> Iterator[Record]:
     """By how much the second run is better on the questions that both answered, with the p of McNemar's test.
 
-    Questions are the same when their ids are; where no ids are, when they are the only ones about their image.
+    Questions are the same when their ids are; where no ids are, when they are the only ones about their image; and
+    when, by what is known, their right answers are: other tools number the questions of every data set from 0.
     """
     import numpy as np
 
@@ -370,9 +372,24 @@ def _differences(first: Scored, second: Scored) -> Iterator[Record]:
                 break
         else:
             continue
+        same = _same(old, new, sides[0][at_old], sides[1][at_new])
+        if not same.all():
+            say(f"{(~same).sum()} of {len(same)} {kind} questions have one id and two right answers; not compared")
+            at_old, at_new = at_old[same], at_new[same]
+        if not len(at_old):
+            continue
         before, after = old["correct"][sides[0][at_old]], new["correct"][sides[1][at_new]]
         owners = old["unit"][sides[0][at_old]], new["unit"][sides[1][at_new]]
         unit = intervals.units(min(owners, key=lambda keys: len(np.unique(keys))))  # the wider units of the two
         found = intervals.mean(after.astype(float) - before, unit)
         p = metrics.mcnemar(int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum()))
         yield {**figure(kind, f"{RIGHT.get(kind, 'accuracy')} difference", found), "p": p}
+
+
+def _same(old: Predictions, new: Predictions, left: ndarray, right: ndarray) -> ndarray:
+    """Whether the right answers of questions in two runs are equal, or one is not known."""
+    import numpy as np
+
+    known = np.array([*new.names.numbers(old.names.texts), -2])
+    gold, other = old["gold"][left], new["gold"][right]
+    return (gold < 0) | (other < 0) | (known[gold] == other)
