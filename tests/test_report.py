@@ -9,6 +9,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -339,7 +340,7 @@ def test_two_files_of_one_name_need_names(folder: Path) -> None:
     assert rows[0][2:5] == ["a", "b", "b − a"]
 
 
-def test_folders_of_one_name_need_names_and_keep_their_curves(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:  # fmt: skip
+def test_folders_of_one_name_need_names_and_keep_their_curves(folder: Path, tmp_path_factory: Any) -> None:
     one, other = (shutil.copytree(folder, tmp_path_factory.mktemp(name) / "run") for name in "ab")
     Image.new("RGB", (40, 30), (250, 0, 0)).save(other / "images" / "Herring_Gull" / "0.png")
     done = report(one, other)

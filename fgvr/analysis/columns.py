@@ -132,6 +132,16 @@ class Predictions:
         return [name for name in self._parts if name.partition("/")[0] in GRADES]
 
 
+def same_answers(one: Predictions, other: Predictions, left: ndarray, right: ndarray) -> ndarray:
+    """Whether the right answers of questions `left` of one run and `right` of another are equal, or one is not known:
+    (N,)."""
+    import numpy as np
+
+    known = np.array([*other.names.numbers(one.names.texts), -2])
+    gold, again = one["gold"][left], other["gold"][right]
+    return (gold < 0) | (again < 0) | (known[gold] == again)
+
+
 def _filling(dtype: Any, count: int) -> Any:
     """What stands where a column has nothing: NaN, no position, no base."""
     import numpy as np

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fgvr import metrics
 from fgvr.analysis import concepts, intervals
-from fgvr.analysis.columns import Predictions
+from fgvr.analysis.columns import Predictions, same_answers
 from fgvr.analysis.concepts import Reference
 from fgvr.analysis.descriptions import quality
 from fgvr.analysis.formats import NOTHING, Say
@@ -68,6 +68,8 @@ def known(record: Record, by: str | None = None) -> Record:
     if kind == "extraction":
         check(record, [name for name in ("attributes_true", "attributes", "description") if name in record])
         texts(record, "aliases")
+    if kind == "concept":
+        texts(record, "required"), texts(record, "likely")
     if kind == "metric" and any(not _number(record.get(name, 0)) for name in ("low", "high", "p", "n", "sd")):
         raise RecordError("'low', 'high', 'p', 'n' and 'sd' must be numbers; correct the record")
     return {name: value for name, value in record.items() if name != "id"} if kind == "metric" else record
@@ -372,7 +374,7 @@ def _differences(first: Scored, second: Scored, say: Say) -> Iterator[Record]:
                 break
         else:
             continue
-        same = _same(old, new, sides[0][at_old], sides[1][at_new])
+        same = same_answers(old, new, sides[0][at_old], sides[1][at_new])
         if not same.all():
             say(f"{(~same).sum()} of {len(same)} {kind} questions have one id and two right answers; not compared")
             at_old, at_new = at_old[same], at_new[same]
@@ -384,12 +386,3 @@ def _differences(first: Scored, second: Scored, say: Say) -> Iterator[Record]:
         found = intervals.mean(after.astype(float) - before, unit)
         p = metrics.mcnemar(int(((before == 1) & (after == 0)).sum()), int(((before == 0) & (after == 1)).sum()))
         yield {**figure(kind, f"{RIGHT.get(kind, 'accuracy')} difference", found), "p": p}
-
-
-def _same(old: Predictions, new: Predictions, left: ndarray, right: ndarray) -> ndarray:
-    """Whether the right answers of questions in two runs are equal, or one is not known."""
-    import numpy as np
-
-    known = np.array([*new.names.numbers(old.names.texts), -2])
-    gold, other = old["gold"][left], new["gold"][right]
-    return (gold < 0) | (other < 0) | (known[gold] == other)
