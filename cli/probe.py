@@ -54,7 +54,7 @@ def command(
 
     for option, path in (("--features", features), ("--map", drawing)):
         if path is not None:
-            check(option, path, job)
+            check(option, path, job, (train, val, *model.split(",")))
             job.settings[option[2:]] = portable(path, job.output)
     job.settings.pop("drawing")
     known = job.load(train, required=("image", "category"), unique=True)
