@@ -70,9 +70,7 @@ def command(
         root = Path(image_root) if image_root else None
         material = gather.load(found, sources, run.checked, root, settings.parser, job.say)
         for name in maps:
-            roots = (run.root for run in material.runs.values() if run.root)
-            key = name if Path(name).stem in material.points else Path(name).stem
-            material.points[key] = gather.places(sources[Path(name)]), next(roots, None)
+            material.add_map(name, sources[Path(name)])
         report = page.build(material, settings.title, settings.errors_shown, settings.thumbnail_px, job.say)
         text = "\n".join(map(forms.latex, report.tables)) if settings.latex else page.html(report)
         if tables is not None:

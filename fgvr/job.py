@@ -102,9 +102,10 @@ class Job:
         Args:
             names: parameters, of which some are folders or models in folders ("hf:folder").
         """
-        for name in names if self.to_folder and self.output is not None else ():
+        out = os.path.realpath(self.output or "")
+        for name in names if self.to_folder else ():
             path = name if os.path.isdir(name) else name.rpartition(":")[2]
-            if os.path.isdir(path) and f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(self.output)}/"):
+            if os.path.isdir(path) and f"{os.path.realpath(path)}/".startswith(f"{out}/"):
                 raise UsageError(f"-o {self.output} would replace {path}, which is used here; name another folder")
 
     def _written(self) -> list[str]:

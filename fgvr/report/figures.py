@@ -25,7 +25,7 @@ ANSWERS, ERRORS, DIFFERENCES = 6, 4, 4  # shown: answers that changed, errors, a
 RIGHT, WRONG = "#1a7f37", "#c62828"
 FORMS = (".png", ".svg")
 # equal runs, equal bytes; a $ in a name is a dollar
-STYLE = {"svg.hashsalt": "fgvr", "font.size": 8, "figure.dpi": 150, "text.parse_math": False}
+STYLE: Any = {"svg.hashsalt": "fgvr", "font.size": 8, "figure.dpi": 150, "text.parse_math": False}
 
 
 def save(data: Record, material: Material, folder: Path) -> list[str]:
@@ -45,7 +45,7 @@ def save(data: Record, material: Material, folder: Path) -> list[str]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    made = []
+    made: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with pyplot.rc_context(STYLE):

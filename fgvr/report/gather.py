@@ -50,6 +50,11 @@ class Material:
     points: dict[str, tuple[list[Record], Path | None]] = field(default_factory=dict)  # map -> places, images' root
     origins: list[Node] = field(default_factory=list)
 
+    def add_map(self, name: str, source: Source) -> None:
+        """A map of --map, whose images are those of the first run that has some. Raises FgvrError: it is none."""
+        roots = (run.root for run in self.runs.values() if run.root)
+        self.points[name if Path(name).stem in self.points else Path(name).stem] = places(source), next(roots, None)
+
 
 def runs_of(named: Sequence[tuple[str | None, str]]) -> list[tuple[str, Path, Path | None]]:
     """(run, file, folder it is a part of) of each RUN operand: a file, or a folder with predictions*.jsonl.

@@ -169,7 +169,7 @@ def score(
         for found in _run(name, run, by, confused, matrix, encoder, reference):
             yield {"run": name, **found} if others else found
     for name in others:
-        for found in _differences(runs[name], runs[last], lambda what, other=name: say(f"{last} and {other}: {what}")):
+        for found in _differences(runs[name], runs[last], f"{last} and {name}", say):
             yield {"run": last, "against": name, **found}
 
 
@@ -354,7 +354,7 @@ def _semantic(table: Predictions, encoder: Encoder, batch: int = 256) -> Iterato
     yield figure(table.kind, "semantic accuracy", intervals.mean(cosine[cell].astype(float), unit))
 
 
-def _differences(first: Scored, second: Scored, say: Say) -> Iterator[Record]:
+def _differences(first: Scored, second: Scored, who: str, say: Say) -> Iterator[Record]:
     """By how much the second run is better on the questions that both answered, with the p of McNemar's test.
 
     Questions are the same when their ids are; where no ids are, when they are the only ones about their image; and
@@ -376,7 +376,8 @@ def _differences(first: Scored, second: Scored, say: Say) -> Iterator[Record]:
             continue
         same = same_answers(old, new, sides[0][at_old], sides[1][at_new])
         if not same.all():
-            say(f"{(~same).sum()} of {len(same)} {kind} questions have one id and two right answers; not compared")
+            count = f"{(~same).sum()} of {len(same)} {kind} questions"
+            say(f"{who}: {count} have one id and two right answers; not compared")
             at_old, at_new = at_old[same], at_new[same]
         if not len(at_old):
             continue
