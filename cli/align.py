@@ -10,6 +10,7 @@ from fgvr import signals
 from fgvr.cli import training
 from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
+from fgvr.records import texts
 from fgvr.training.settings import Align
 
 
@@ -53,7 +54,7 @@ def command(
     from fgvr.stages import align, tune
 
     others = job.load(aliases, required=("category",), stage="none") if aliases else []
-    known = Aliases([record["category"], *record.get("aliases", [])] for record in others)
+    known = Aliases([record["category"], *texts(record, "aliases")] for record in others)
     asked = job.load(questions, required=("image", "kind", "question", "answer")) if questions else []
     grouped = job.load(groups, required=("categories",), stage="mine-negatives --groups") if groups else []
     talks: dict[str, Any] = {}
@@ -75,4 +76,5 @@ def command(
         prepare=prepare,
         grouping=lambda records: align.grouping(records, grouped, settings.pairs) if groups else None,
         extra=temperature,
+        fits=lambda vlm, record: align.fits(vlm, record, settings.pairs),
     )  # fmt: skip

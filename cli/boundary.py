@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -125,6 +126,8 @@ def _unexpected(error: BaseException) -> int:
     if kind in OUT_OF_MEMORY:
         say(f"out of memory{': ' if text else ''}{text[:120]}; retry with a lower --batch-size and --resume")
         return 75
+    if kind == "SafetensorError" and (inside := re.search(r"I/O error: (.*) \(os error (\d+)\)", text)):
+        error = OSError(int(inside[2]), inside[1])  # of a Rust library, by name so that it stays out
     if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
         room = error.errno in NO_ROOM
         advice = "make room and run again" if room else "check the path and its permissions"

@@ -8,7 +8,7 @@ import click
 
 from fgvr.cli import training
 from fgvr.cli.options import InputFile, InputFolder, device, model, settings, stage_io
-from fgvr.errors import UsageError
+from fgvr.errors import FgvrError, UsageError
 from fgvr.job import Job
 from fgvr.training.settings import Merge
 
@@ -55,6 +55,8 @@ def command(
     if records is not None and image_root is None:
         raise UsageError("sample records have images; give --image-root")
     sample = job.load(records, required=("image",)) if records is not None else []
+    if records is not None and not sample:
+        raise FgvrError(f"{records}: holds no records to measure on; leave it out, or name another file")
     trained = "dequantised" if "quantised" in loading.trained_on(adapter) else "original"
     base = settings.base or trained
     opened = [open_vlm(model, adapter, device)]

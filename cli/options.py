@@ -133,6 +133,7 @@ _FAULTS = [
 ]
 _SHARD = click.option("--shard", type=ShardType(), metavar="K/N", help="Only every N-th record, by id hash.")
 _IO = {"operand", "output", "resume", "on_error", "errors", "max_errors", "shard"}
+_MODELS = {"model", "vision", "llm", "vision_cache"}  # texts that may name a folder
 
 
 def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool = False) -> Any:
@@ -163,6 +164,7 @@ def stage_io(fn: Function | None = None, *, source: bool = True, to_folder: bool
         )
         job.settings, job.folders = _deciding(ctx, job)
         job.check()
+        job.spare_folders(_used(ctx))
         if job.source == "-" and sys.stdin is not None and sys.stdin.isatty():
             boundary.say("reading records from the terminal; end with Ctrl-D")
         return fn(job=job, **given)
@@ -212,6 +214,12 @@ def _deciding(ctx: click.Context, job: Job) -> tuple[dict[str, Any], list[str]]:
     if job.shard is not None:
         settings["shard"] = str(job.shard)
     return settings, folders
+
+
+def _used(ctx: click.Context) -> list[str]:
+    """The parameters that name folders, or may do so."""
+    kept = {p.name for p in ctx.command.params if isinstance(p.type, (InputFolder, click.Path))} | _MODELS
+    return [value for name, value in ctx.params.items() if name in kept and isinstance(value, str)]
 
 
 def _portable_spec(spec: str | None) -> str | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from fgvr.cli.options import How, InputFile, adapter, device, image_root, model, settings, stage_io
-from fgvr.errors import UsageError
 from fgvr.job import Job
 from fgvr.provenance import portable
 from fgvr.settings import Probe
@@ -51,13 +48,13 @@ def command(
       fgvr probe --model examples/toy/vlm --at tower,connector,layers --image-root images --train train.jsonl \\
         test.jsonl | fgvr score --table
     """
-    from fgvr.cli.probing import Probing, open_text_encoder
+    from fgvr.cli.probing import Probing, check, open_text_encoder
     from fgvr.models.places import open_places
     from fgvr.stages.probe import Stored
 
     for option, path in (("--features", features), ("--map", drawing)):
         if path is not None:
-            _check(option, path, job)
+            check(option, path, job, (train, val, *model.split(",")))
             job.settings[option[2:]] = portable(path, job.output)
     job.settings.pop("drawing")
     known = job.load(train, required=("image", "category"), unique=True)
@@ -70,11 +67,3 @@ def command(
             work = Probing(places, image_root, cache, adapter, settings, clip)
             run.write(work.metrics(run, known, chosen))
             work.keep(run, features, drawing)
-
-
-def _check(option: str, path: str, job: Job) -> None:
-    """Refuse a place that cannot be written before anything is computed."""
-    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
-        raise UsageError(f"{option} {path}: there is no such folder; make it first")
-    if job.output is not None and os.path.realpath(path) == os.path.realpath(job.output):
-        raise UsageError(f"{option} and -o are both {path}; name two files")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fgvr import provenance
 from fgvr.analysis.probes import alone
 from fgvr.errors import FgvrError, UsageError
+from fgvr.job import Job
 from fgvr.records import Record
 from fgvr.run import Run
 from fgvr.settings import Probe
@@ -27,6 +29,18 @@ def open_text_encoder(spec: str | None, settings: Probe, device: str) -> Encoder
     if spec is not None and not settings.knowledge:
         raise UsageError("--text-encoder reads the descriptions of --knowledge; add it")
     return open_encoder(spec, device=device) if spec is not None else None
+
+
+def check(option: str, path: str, job: Job, inputs: Sequence[str | None]) -> None:
+    """Refuse a place that cannot be written, or is one of the inputs, before anything is computed."""
+    if not os.path.isdir(os.path.dirname(os.path.realpath(path))):
+        raise UsageError(f"{option} {path}: there is no such folder; make it first")
+    if option == "--map" and path.endswith((".png", ".svg")):  # they are written beside it
+        raise UsageError(f"--map {path}: is no name for records; name a FILE.jsonl")
+    if os.path.realpath(path) in [os.path.realpath(name) for name in (job.source, *inputs) if name is not None]:
+        raise UsageError(f"{option} {path} would overwrite an input; name another file")
+    if job.output is not None and os.path.realpath(path) == os.path.realpath(job.output):
+        raise UsageError(f"{option} and -o are both {path}; name two files")
 
 
 class Probing:

@@ -70,7 +70,7 @@ def command(
         root = Path(image_root) if image_root else None
         material = gather.load(found, sources, run.checked, root, settings.parser, job.say)
         for name in maps:
-            material.points[Path(name).stem] = gather.lines(sources[Path(name)])
+            material.add_map(name, sources[Path(name)])
         report = page.build(material, settings.title, settings.errors_shown, settings.thumbnail_px, job.say)
         text = "\n".join(map(forms.latex, report.tables)) if settings.latex else page.html(report)
         if tables is not None:

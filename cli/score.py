@@ -70,7 +70,8 @@ def command(
         mine = runs.pop(own, None) or Scored(settings.by)
         items = read(run.source, settings.format, settings.parser, job.say)
         list(run.checked(mine.take(writer.passing(items))))
-        figures = list(score({**runs, own: mine}, settings.by, settings.confused, settings.confusion, clip, told))
+        all_runs = {**runs, own: mine}
+        figures = list(score(all_runs, settings.by, settings.confused, settings.confusion, clip, told, job.say))
         if versus is not None and not any("against" in record for record in figures):
             raise FgvrError(f"no question of {versus} is one of {own}; compare runs on the same questions")
         write(run, writer, own, over_seeds(figures) if settings.seeds else figures, settings, paper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,6 @@ def _general(job: Job, files: Sequence[str], predictions: Sequence[tuple[str, st
     parts = {}
     for named in files:
         model, equals, path = named.partition("=")
-        path, whose = (path, model) if equals else (named, None)
+        path, whose = (path, model) if equals and not os.path.exists(named) else (named, None)
         parts[named] = read(path, b"".join(job.attach(path).lines()), whose)
     return joined(parts, list(dict.fromkeys(run for _, run, _ in predictions)))

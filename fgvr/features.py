@@ -65,7 +65,7 @@ class Store:
                 partial.write_text(text + "\n")
                 os.replace(partial, note)
         except OSError as error:
-            raise FgvrError(f"cannot write to --features {folder}: {error.strerror}; name another folder") from error
+            raise FgvrError(f"cannot keep features in {folder}: {error.strerror}; name another folder") from error
         for path in sorted(self.folder.glob("*.safetensors")):
             part = tensors.load(path)
             if name not in part.tensors:

@@ -112,8 +112,10 @@ def seek(concept: str) -> str:
 
 
 def after_attributes(question: str, concept: str) -> str:
-    """The second turn: a question of `question` with its beginning put as FINER puts it after the attributes."""
-    return NOW.format(concept=concept) + question.partition("in this image?")[2]
+    """The second turn: a question of `question` with its beginning put as FINER puts it after the attributes; words of
+    the user's own stand behind that."""
+    _, phrase, rest = question.partition("in this image?")
+    return NOW.format(concept=concept) + (rest if phrase else f" {question}")
 
 
 def think(question: str) -> str:

@@ -96,6 +96,18 @@ class Job:
                 shown = self.output if option == "-o" else path
                 raise UsageError(f"{option} {shown} would overwrite the input; name another file")
 
+    def spare_folders(self, names: Iterable[str]) -> None:
+        """Refuse to replace by -o DIR a folder that is used, or that holds one.
+
+        Args:
+            names: parameters, of which some are folders or models in folders ("hf:folder").
+        """
+        out = os.path.realpath(self.output or "")
+        for name in names if self.to_folder else ():
+            path = name if os.path.isdir(name) else name.rpartition(":")[2]
+            if os.path.isdir(path) and f"{os.path.realpath(path)}/".startswith(f"{out}/"):
+                raise UsageError(f"-o {self.output} would replace {path}, which is used here; name another folder")
+
     def _written(self) -> list[str]:
         """The files that -o FILE or -o DIR writes, the one that holds what is done until it is whole among them."""
         if self.output is None:

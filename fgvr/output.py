@@ -225,10 +225,16 @@ class AtomicFolder(Atomic):
 
     fd = -1
 
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.old = self.final.with_name(f".{self.final.name}.old")
+
     def open(self) -> None:
-        old = Path(f"{self.final}.old")
-        if old.exists() and not self.final.exists():
-            os.replace(old, self.final)  # a crash between the two renames of commit
+        if self.old.exists() and not self.final.exists():
+            os.replace(self.old, self.final)  # a crash between the two renames of commit
+        if self.final.exists() and any(self.final.iterdir()) and not provenance.sidecar(self.final).exists():
+            raise FgvrError(f"-o {self.final}: there is a folder that fgvr did not write (no "
+                            f"{provenance.sidecar(self.final).name} beside it); name another one")  # fmt: skip
         self.fd = lock(self.partial, folder=True)
         self.measure()
 
@@ -250,7 +256,6 @@ class AtomicFolder(Atomic):
 
     def commit(self, run: provenance.RunRecord, count: int, skipped: int) -> None:
         """Make DIR out of DIR.partial. A DIR that is there is moved aside for the moment between two renames."""
-        old = Path(f"{self.final}.old")
         shutil.rmtree(self.partial / "checkpoints", ignore_errors=True)
         for path in (*self.partial.rglob("*"), self.partial):
             sync(path)
@@ -260,11 +265,11 @@ class AtomicFolder(Atomic):
             output["skipped"] = skipped
         with signals.deferred():
             provenance.save(provenance.sidecar(self.final), {**run, "output": output})
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
             if self.final.exists():
-                os.replace(self.final, old)
+                os.replace(self.final, self.old)
             os.replace(self.partial, self.final)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
             self.record.unlink(missing_ok=True)
             sync(self.final.parent)
 

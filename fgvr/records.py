@@ -103,6 +103,17 @@ def texts(record: Record, name: str) -> list[str]:
     return found
 
 
+def check_triple(record: Record, fields: Sequence[str]) -> None:
+    """Refuse a triple, or one of its negatives, in which a field holds no text. Raises RecordError."""
+    for number, one in enumerate((record, *(record.get("negatives") or ()))):
+        which = f"negative {number}" if number else "record"
+        for name in fields:
+            text = one.get(name) if isinstance(one, dict) else None
+            if not isinstance(text, str) or not text.strip():
+                maker = "mine-negatives" if number else FIELDS[name].made_by
+                raise RecordError(f"{which} has no text in {name!r}; run `fgvr {maker}` again, or leave it out")
+
+
 def _is(value: Any, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, bool):  # bool is an int to isinstance
         return kind is bool

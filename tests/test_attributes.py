@@ -357,6 +357,13 @@ def test_aliases_leak_too() -> None:
     assert isinstance(found, dict) and found["description"] == "This bird is red." and notes["leaks"] == 1
 
 
+@pytest.mark.parametrize("aliases", ["abc", 5, [None]])
+def test_aliases_of_another_type_hide_nothing(aliases: object) -> None:
+    """A text is no list: each of its letters would be hidden."""
+    (found,) = summarise([{**ROWS[0], "aliases": aliases}], Parrot(lambda ask: "A bird with a red bill."), 8, 99)
+    assert isinstance(found, Bad) and "'aliases' must be a list of texts" in found.error
+
+
 def test_a_template_with_a_line_for_each_attribute() -> None:
     template = "About a {superclass} {x}:\n  '{general}'\n  * {attribute} = {value}!\n{\"end\": 1}\n  "
     values = {prompts.GENERAL: "a {value}", "bill": "{general}", "leg": "b\\1"}

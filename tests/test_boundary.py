@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from fgvr import signals
 from fgvr.cli import boundary, console
@@ -52,6 +53,8 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 75, "fgvr: out of memory; retry with a lower --batch-size and --resume\n"),
         (OutOfMemoryError("GPU"), 75, "fgvr: out of memory: GPU; retry with a lower --batch-size and --resume\n"),
         (OSError(28, "No space left on device", "x"), 1, "fgvr: x: no space left on device; make room and run again\n"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 1,
+         "fgvr: output: no space left on device; make room and run again\n"),
         (PermissionError(13, "No", "w"), 1, "fgvr: w: no; check the path and its permissions\n"),
         (BrokenPipeError(), 141, ""),
         (Stopped(signal.SIGPIPE), 141, ""),

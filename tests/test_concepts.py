@@ -206,8 +206,10 @@ def test_the_command_and_the_comparison(tmp_path: Path) -> None:
     assert found["attribute F1", "required"] == pytest.approx(2 / 3)
     assert found["ROUGE-L", "required"] == pytest.approx(2 * 2 / (4 + 2))
     assert found["in the reference", None] == 1
+    write_jsonl(tmp_path / "odd.jsonl", [{"category": "Kite", "required": [1], "likely": "abc"}])
     for options, words in (
         (["score", "said.jsonl"], "needs --reference"),
+        (["score", "odd.jsonl", "--reference", "truth.jsonl"], "'required' must be a list of texts"),
         (["concept-attrs", "in.jsonl"], "needs --model"),
         (["concept-attrs", "--source", "truth", "--documents", "in.jsonl", "in.jsonl"], "need each other"),
     ):

@@ -129,7 +129,7 @@ def test_damaged_parts_and_impossible_folders_are_one_line(records: list[dict], 
     part.write_bytes(part.read_bytes()[:40])
     with pytest.raises(FgvrError, match="not a whole safetensors file"):
         Extractor(Counting().parts(), tmp_path, tmp_path / "kept")
-    with pytest.raises(FgvrError, match=r"cannot write to --features .*; name another folder"):
+    with pytest.raises(FgvrError, match=r"cannot keep features in .*; name another folder"):
         Extractor(Counting().parts(), tmp_path, part)
 
 

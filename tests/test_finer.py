@@ -103,6 +103,11 @@ def test_a_wording_of_ones_own() -> None:
     assert [q["question"] for q in made] == ["Which organism?", "Which bird?", "Which Kite?"]
 
 
+def test_a_wording_of_ones_own_after_the_attributes() -> None:
+    made = built([bird(0)], question="Which {concept}? Choose: Kite, Owl.", level="fine")[0]
+    assert final_prompt(made, "attr-seek") == "Now, tell me what kind of Kite it is. Which Kite? Choose: Kite, Owl."
+
+
 def test_a_record_without_a_coarse_label() -> None:
     ours = Finer()
     rows = [bird(0, coarse=()), bird(1)]
@@ -276,7 +281,8 @@ def test_the_gap_is_resampled_by_category() -> None:
 def test_files_of_attributes() -> None:
     theirs = [{"id": 41, "name": "Acura", "attr_binomial": {"required": ["a"], "likely": ["b"]}}]
     assert concept_attributes(theirs, "f") == {"Acura": {"required": ["a"], "likely": ["b"]}}
-    for rows, words in (([{"category": "x"}], "no list `required`"), (theirs * 2, "comes twice")):
+    odd = [{"name": "x", "attr_binomial": 5}]
+    for rows, words in (([{"category": "x"}], "no list `required`"), (odd, "no list"), (theirs * 2, "comes twice")):
         with pytest.raises(FgvrError, match=words):
             concept_attributes(rows, "f")
 

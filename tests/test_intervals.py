@@ -46,6 +46,13 @@ def test_questions_on_one_image_count_once(rng: np.random.Generator) -> None:
     assert (high - low) / 2 == pytest.approx(spread / 2, rel=0.2), "independent ones count as what they are"
 
 
+@pytest.mark.parametrize("right", [False, True])
+def test_all_right_or_all_wrong_is_not_certain(right: bool) -> None:
+    unit = np.repeat(np.arange(30), 4)
+    found = intervals.share(np.full(120, right), unit)
+    assert found == (float(right), *metrics.wilson(30 * right, 30), 120) and found[2] - found[1] > 0.1
+
+
 @pytest.mark.parametrize("graded", [False, True], ids=["few values", "many values"])
 def test_a_mean_has_a_bootstrap_interval(rng: np.random.Generator, graded: bool) -> None:
     values = rng.normal(0.4, 0.2, 8000) if graded else rng.integers(0, 3, 900) / 2

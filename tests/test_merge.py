@@ -236,3 +236,28 @@ def test_a_damaged_adapter(base: Callable[[str], str], tmp_path: Path) -> None:
     (adapter / "adapter_config.json").unlink()
     with pytest.raises(FgvrError, match=r"has no adapter_config.json"):
         open_vlm(base("llava"), str(adapter), "cpu")
+
+
+def test_weights_that_are_no_numbers_are_refused(base: Callable[[str], str], tmp_path: Path) -> None:
+    vlm = open_vlm(base("llava"), device="cpu")
+    add_adapter(vlm, 2, 2, 0.0)
+    broken = next(weight for name, weight in vlm.model.named_parameters() if "lora_B" in name)
+    with torch.no_grad():
+        broken[0, 0] = float("nan")
+    adapter = saved(vlm, tmp_path / "adapter")
+    with pytest.raises(FgvrError, match=r"adapter: .*lora_B.* holds NaN or infinity"):
+        open_vlm(base("llava"), adapter, "cpu")
+
+
+@pytest.mark.parametrize(("fields", "why"), [
+    ({"image": "nope.png"}, "^1: cannot read image 'nope.png'"), ({"description": 5}, "^1: 'description' must be text"),
+    ({"description": None}, "^1: record has no 'category'"), ({"description": "<image>"}, "^1: .*<image>"),
+])  # fmt: skip
+def test_a_faulty_sample_is_named(
+    base: Callable[[str], str], tmp_path: Path, sample: list[dict[str, Any]], fields: dict[str, Any], why: str
+) -> None:
+    record = {**sample[1], **fields}
+    if "None" in str(fields):
+        del record["category"]
+    with pytest.raises(FgvrError, match=why):
+        merge(lambda: open_vlm(base("llava"), device="cpu"), "original", "original", torch.float32, [record], tmp_path)

@@ -178,3 +178,28 @@ def test_help_fits_a_narrow_terminal(name: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "40")
     text = CliRunner().invoke(cli, [name, "--help"], prog_name="fgvr").output.partition("Options:")[2]
     assert text and all(len(line) <= 40 for line in text.splitlines() if not line.startswith("  -"))
+
+
+@pytest.mark.parametrize(("command", "used"), [
+    (["tune", "--model", "there", "--image-root", "pics", "in.jsonl"], "there"),
+    (["align", "--model", "hf:there/", "--image-root", "pics", "in.jsonl"], "there/"),
+    (["align", "--model", "m", "--image-root", "there/pics", "in.jsonl"], "there/pics"),
+    (["tune", "--model", "m", "--adapter", "there", "--image-root", "pics", "in.jsonl"], "there"),
+    (["tune", "--model", "m", "--vision-cache", "there", "--image-root", "pics", "in.jsonl"], "there"),
+    (["merge", "--model", "m", "--adapter", "there"], "there"),
+    (["assemble", "--vision", "v", "--llm", "there"], "there"),
+])  # fmt: skip
+def test_a_folder_that_is_used_is_not_replaced(
+    command: list[str], used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("there/pics", "pics", "adapter"):
+        Path(folder).mkdir(parents=True)
+    Path("in.jsonl").write_text("")
+    Path("there.run.json").write_text("{}")
+    done = CliRunner().invoke(cli, [*command, "-o", "./there"])
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception) == f"-o ./there would replace {used}, which is used here; name another folder"
+    # a word that is also a folder's name is no folder
+    words = ["tune", "--model", "m", "--image-root", "pics", "--train", "adapter", "-o", "adapter", "in.jsonl"]
+    assert "'m': no such folder" in str(CliRunner().invoke(cli, words).exception)

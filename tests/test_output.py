@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -511,8 +512,22 @@ def train(made: Job, stop: bool = False) -> tuple[bool, list[str]]:
     return run.resumed, there
 
 
+def test_a_folder_of_the_users_own_stays() -> None:
+    for name in ("out", "out.old"):
+        os.mkdir(name)
+        Path(name, "thesis").write_text("mine")
+    with pytest.raises(FgvrError, match=r"out: there is a folder that fgvr did not write .*; name another one"):
+        train(job(None, to_folder=True))
+    os.remove("out/thesis")  # an empty one may be filled
+    train(job(None, to_folder=True))
+    train(job(None, to_folder=True))
+    assert Path("out.old/thesis").read_text() == "mine" and Path("out/deep/weights").exists()
+    assert sorted(os.listdir()) == ["out", "out.old", "out.run.json"]
+
+
 def test_folder_is_whole_or_as_it_was() -> None:
-    os.mkdir("out")
+    train(job(None, to_folder=True))
+    shutil.rmtree("out/deep")
     Path("out/weights").write_text("old")
     with pytest.raises(Stopped) as stopped:
         train(job(None, to_folder=True), stop=True)
@@ -532,7 +547,7 @@ def test_folder_is_whole_or_as_it_was() -> None:
 
 def test_folder_after_a_crash_between_its_renames() -> None:
     train(job(None, to_folder=True))
-    os.rename("out", "out.old")
+    os.rename("out", ".out.old")
     with pytest.raises(Stopped):
         train(job(None, to_folder=True), stop=True)
     assert Path("out/deep/weights").read_text() == "whole"

@@ -22,6 +22,20 @@ def test_missing_field_names_its_maker() -> None:
     assert fault({}, "weight") == "record has no 'weight'; add it"
 
 
+@pytest.mark.parametrize(("record", "words"), [
+    ({"description": " ", "category": "Kite"}, "record has no text in 'description'; run `fgvr summarise` again"),
+    ({"description": "red", "category": ""}, "record has no text in 'category'"),
+    ({"negatives": [{"category": "Owl", "description": "grey"}, 3]}, "negative 2 has no text in 'description'"),
+    ({"negatives": [{"category": None, "description": "x"}]}, "negative 1 has no text in 'category'; run `fgvr mine-"),
+    ({"negatives": [{"category": "Owl"}]}, "negative 1 has no text in 'description'"),
+])  # fmt: skip
+def test_a_triple_without_text(record: dict, words: str) -> None:
+    with pytest.raises(RecordError) as error:
+        records.check_triple({"description": "red", "category": "Kite", **record}, ("description", "category"))
+    assert str(error.value).startswith(words)
+    records.check_triple({"category": "Kite", "negatives": None}, ("category",))
+
+
 def test_wrong_type_is_named() -> None:
     assert fault({"image": 5}, "image") == "'image' must be text, got 5; correct the record"
     assert fault({"attributes": []}, "attributes") == "'attributes' must be an object, got []; correct the record"

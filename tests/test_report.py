@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -336,6 +338,65 @@ def test_two_files_of_one_name_need_names(folder: Path) -> None:
     assert "both called 'predictions'" in str(report(*both).exception)
     rows = Cells(page(f"a={both[0]}", f"b={both[1]}")).tables["summary"]
     assert rows[0][2:5] == ["a", "b", "b − a"]
+
+
+def test_folders_of_one_name_need_names_and_keep_their_curves(folder: Path, tmp_path_factory: Any) -> None:
+    one, other = (shutil.copytree(folder, tmp_path_factory.mktemp(name) / "run") for name in "ab")
+    Image.new("RGB", (40, 30), (250, 0, 0)).save(other / "images" / "Herring_Gull" / "0.png")
+    done = report(one, other)
+    assert isinstance(done.exception, FgvrError)
+    assert f"{one} and {other} are both called 'run'; name them" in str(done.exception)
+    found = data(page(f"a={one}", f"b={other}"))
+    assert [curve["name"] for curve in found["curves"]] == [f"{one}: align", f"{other}: align"]
+    first, second = (found["mapImages"][chart["traces"][0]["image"][0]] for chart in found["map"])
+    assert first != second  # each map beside its own folder's images
+
+
+@pytest.mark.parametrize(("fields", "words"), [
+    ({"id": [1]}, "'id' must be text"), ({"id": {"a": 1}}, "'id' must be text"),
+])  # fmt: skip
+def test_an_id_of_a_wrong_type_is_a_bad_record(tmp_path: Path, fields: dict, words: str) -> None:
+    write_jsonl(tmp_path / "p.jsonl", [*predictions(0.5), {**predictions(0.5)[0], **fields}])
+    done = report(tmp_path / "p.jsonl")
+    assert isinstance(done.exception, FgvrError) and words in str(done.exception)
+
+
+def test_a_repeated_id_leaves_the_first_where_it_is(tmp_path: Path) -> None:
+    rows = predictions(0.5)
+    write_jsonl(tmp_path / "p.jsonl", [*rows, rows[0]])
+    done = report(tmp_path / "p.jsonl", "--on-error", "skip", "--tables", tmp_path)
+    assert done.exit_code == 0 and "came before" in done.stderr
+    lines = [*csv.DictReader(io.StringIO((tmp_path / "mcq-category.csv").read_text()))]
+    assert [int(line["n"]) for line in lines] == [20] * 4
+
+
+def test_fields_of_other_types_are_shown_as_text(folder: Path) -> None:
+    more = {"image": 5, "options": [1, None], "raw": {"said": "x"}, "question": 7}
+    write_jsonl(folder / "predictions.jsonl", [{**r, **more} for r in predictions(0.0, count=2)])
+    item = data(page(folder / "predictions.jsonl", "--image-root", folder / "images"))["errors"]["items"][0]
+    shown = {name: item[name] for name in ("image", "path", "options", "reply", "question")}
+    assert shown == {"image": None, "path": "5", "options": ["1", "None"], "reply": '{"said": "x"}', "question": "7"}
+
+
+@pytest.mark.parametrize("row", [{"x": None, "y": 1}, {"x": 1, "y": "2"}, {"id": "a", "question": "no map"}])
+def test_a_file_that_is_no_map(folder: Path, row: dict) -> None:
+    write_jsonl(folder / "other.jsonl", [{"x": 1, "y": 2.5}, row])
+    done = report(folder, "--map", folder / "other.jsonl")
+    assert isinstance(done.exception, FgvrError) and "other.jsonl: record 2 has no place (x, y)" in str(done.exception)
+
+
+def test_names_from_data_stay_inside_the_folder_and_are_drawn_as_they_are(folder: Path, tmp_path: Path) -> None:
+    kinds = {"../../mcq": "a", "../..-mcq": "$x_{$"}
+    rows = [{**r, "id": f"{kind}/{r['id']}", "kind": kind, "prediction": r["prediction"] + said,
+             "category": r["category"] + said, "answer": r["answer"] + said}
+            for kind, said in kinds.items() for r in predictions(0.5)]  # fmt: skip
+    write_jsonl(folder / "p.jsonl", rows)
+    places = "--tables", tmp_path / "in" / "tables", "--figures", tmp_path / "in" / "figures"
+    page(f"$a$={folder / 'p.jsonl'}", "--image-root", folder / "images", *places)
+    assert sorted(file.name for file in (tmp_path / "in" / "tables").glob("*mcq-category*.csv")) == [
+        "------mcq-category-2.csv", "------mcq-category.csv",
+    ]  # fmt: skip
+    assert len([*(tmp_path / "in" / "figures").glob("*.png")]) == 4 and len([*(tmp_path / "in").iterdir()]) == 2
 
 
 def test_names_of_runs(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -125,6 +125,19 @@ def test_a_pair_leads_to_its_errors(tab: Tab) -> None:
     assert cards and all(f"is {right}" in text and f"taken for {given}" in text for text in cards)
 
 
+def test_pairs_with_no_category_lead_to_their_errors(browser: Any, tmp_path: Path) -> None:
+    said = ["Ivory_Gull", "Ivory_Gull", "Dodo", None]
+    rows = [{**row, "prediction": said[n], "correct": False} for n, row in enumerate(predictions(0, count=4)[:4])]
+    write_jsonl(tmp_path / "predictions.jsonl", [*rows, *predictions(1)[20:]])
+    (tmp_path / "report.html").write_text(page(tmp_path / "predictions.jsonl"))
+    tab = Tab(browser, tmp_path / "report.html")
+    found = {}
+    for row in tab.page.locator("#table-confused tbody tr").all():
+        row.locator("button.show").click()
+        found[row.locator("th").nth(3).inner_text()] = tab.page.locator("#cards > li").count()
+    assert found == {"Ivory Gull": 2, "(another name)": 1, "(no answer read)": 1}
+
+
 def test_export(tab: Tab) -> None:
     box = tab.page.locator(".table[data-key=mcq-category]")
     texts = {}

@@ -228,6 +228,18 @@ def test_features_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]  # fmt: skip
     with pytest.raises(FgvrError, match=r"few.safetensors: .* no row for 2 of 9 ids, the first is 'test-blue-1'"):
         CliRunner().invoke(command, [*words, "few.safetensors"], catch_exceptions=False)
+    Path("empty.jsonl").write_text("")
+    for option in ("--val", "--train"):
+        with pytest.raises(FgvrError, match=f"{option} has no record"):
+            CliRunner().invoke(command, [*words, "all.safetensors", option, "empty.jsonl"], catch_exceptions=False)
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    for name in ("all.safetensors", "train.jsonl", "test.jsonl"):
+        for option in ("--features", "--map"):
+            done = CliRunner().invoke(command, [*words, "all.safetensors", option, f"./{name}"])
+            assert "would overwrite an input" in str(done.exception)
+    done = CliRunner().invoke(command, [*words, "all.safetensors", "--map", "map.png"])
+    assert "is no name for records" in str(done.exception)
+    assert before == {path: path.read_bytes() for path in before}
 
 
 def test_a_cache_encodes_no_image_twice(tmp_path: Path) -> None:

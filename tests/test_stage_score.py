@@ -346,6 +346,21 @@ def test_runs_without_common_ids_are_paired_by_image() -> None:
     assert not [r for r in figures(a=first, b=twice) if "against" in r]
 
 
+@pytest.mark.parametrize("by_image", [False, True])
+def test_questions_of_one_id_and_two_right_answers_are_not_compared(by_image: bool) -> None:
+    """VLMEvalKit and lmms-eval number the questions of every data set from 0."""
+    first = [opened(n, "Jay", "Jay") | {"image": str(n)} for n in range(10)]
+    second = [opened(n, "Jay", "JAY" if n < 7 else "Owl") | {"image": str(n)} for n in range(10)]
+    if by_image:
+        second = [{**row, "id": f"other {row['id']}"} for row in second]
+    said: list[str] = []
+    runs = {"a": taken(first), "b": taken(second)}
+    (difference,) = [r for r in score(runs, say=said.append) if "against" in r]
+    assert difference["n"] == 7
+    assert said == ["b and a: 3 of 10 open questions have one id and two right answers; not compared"]
+    assert not [r for r in score({"a": taken(first), "b": taken(second[7:])}) if "against" in r]
+
+
 @pytest.mark.parametrize("more", [{"aliases": "abc"}, {"aliases": 5}, {"aliases": [None]}])
 def test_aliases_of_another_type_are_a_fault(more: dict) -> None:
     """A text is no list: its letters would count as right answers."""

@@ -86,6 +86,7 @@ def test_answers_that_share_something_are_resampled_together() -> None:
     ("change", "why"),
     [
         (lambda r: r[:-1], "birds: b and a answer other questions"),
+        (lambda r: [{**x, "answer": "another"} for x in r], "b and a have other right answers"),
         (lambda r: [{**r[0], "correct": None}, *r[1:]], "b has questions without an answer"),
         (lambda r: [{**x, "kind": ("open", "yesno")[n % 2]} for n, x in enumerate(r)], "b has open, yesno"),
     ],
@@ -229,6 +230,8 @@ LMMS = {"results": {"mmmu_val": {"alias": "mmmu_val", "mmmu_acc,none": 0.4, "mmm
     ("name", "text", "want"),
     [
         ("a.csv", "model,mmmu,mmstar\nm,40,0.5\nn,30,\n", {"m": {"mmmu": 0.4, "mmstar": 0.5}, "n": {"mmmu": 0.3}}),
+        ("a.csv", "model,mmmu\nm,40\nn,0.5\n", {"m": {"mmmu": 0.4}, "n": {"mmmu": 0.005}}),  # all percentages
+        ("a.csv", "Model,Benchmark,Score\nm,mmmu,40\nn,mmmu,1\n", {"m": {"mmmu": 0.4}, "n": {"mmmu": 0.01}}),
         ("a.csv", "Model,Benchmark,Score\nm,mmmu,40\nm,mmstar,50\n", {"m": {"mmmu": 0.4, "mmstar": 0.5}}),
         ("x/m_MMBench_DEV_EN_acc.csv", '"split","Overall","AR"\n"dev","0.73","0.8"\n', {"m": {"MMBench_DEV_EN": 0.73}}),
         ("r.json", json.dumps(LMMS), {"m": {"mmmu_val": 0.4, "mmstar": 0.5}}),
@@ -245,6 +248,7 @@ def test_scores_in_every_form(name: str, text: str, want: dict) -> None:
         ('"split","Overall"\n"dev","0.7"\n', "does not say whose scores"),
         ("model,mmmu\nm,120\n", "neither a share nor a percentage"),
         ("model,mmmu\nm,good\n", "could not convert"),
+        ("model,mmmu\nm,40\nm,50\n", "mmmu has the scores 40 and 50"),
         ("{}", "'results'"),
         ("", "holds no scores"),
     ],

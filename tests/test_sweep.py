@@ -191,6 +191,19 @@ def test_more_shots_are_better() -> None:
         probes.few_shot(x, named(codes), ids, test, named(gold), 100, 1)
 
 
+@pytest.mark.parametrize("seeds", [2, 3, 11, 40])
+def test_the_interval_over_seeds_is_students(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import stats
+
+    found = [0.5 + 0.01 * (n % 3) for n in range(seeds)]
+    drawn = iter(found)
+    monkeypatch.setattr(probes.linear, "fit", lambda *_: None)
+    monkeypatch.setattr(probes.linear, "evaluate", lambda *_: probes.Score(next(drawn), 0, 1, 10))
+    score = probes.few_shot(torch.eye(4), ["a", "a", "b", "b"], ["1", "2", "3", "4"], torch.eye(4), [], 1, seeds)
+    want = stats.t.interval(0.95, seeds - 1, sum(found) / seeds, stats.sem(found))
+    assert (score.low, score.high) == pytest.approx(want)
+
+
 def test_the_best_test_epoch_is_no_lower_than_the_last() -> None:
     x, codes = world(300, noise=1.0)
     test, gold = world(300, noise=1.0, seed=4)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, RecordError, UsageError
 from fgvr.models.answering import VlmAnswerer
 from fgvr.models.base import Ask
 from fgvr.models.families import PARTS
@@ -506,10 +506,13 @@ def test_a_processor_that_writes_otherwise(folders: Callable[[str], str], monkey
         open_vlm(folders("internvl"), device="cpu")
 
 
-def test_an_image_mark_in_a_text(folders: Callable[[str], str]) -> None:
-    vlm = open_vlm(folders("qwen2_vl"), device="cpu")
+@pytest.mark.parametrize(("kind", "mark"), [("qwen2_vl", "<|image_pad|>"), ("idefics2", "<image>")])
+def test_an_image_mark_in_a_text(folders: Callable[[str], str], kind: str, mark: str) -> None:
+    vlm = open_vlm(folders(kind), device="cpu")
     with pytest.raises(FgvrError, match="holds an image mark of its own"):
-        vlm.encode("Which?", "A kite <|image_pad|>.", 4)
+        vlm.encode("Which?", f"A kite {mark}.", 4)
+    with pytest.raises(RecordError, match="holds an image mark of its own"):
+        align.fits(vlm, {"category": "Kite", "description": f"A kite {mark}."}, "attribute")
 
 
 def test_descriptions_are_cut_only_where_the_context_needs_it(folders: Callable[[str], str]) -> None:

@@ -43,6 +43,10 @@ class Names(dict[str | None, int]):
         self[text] = number
         return number
 
+    def numbers(self, texts: Sequence[str]) -> list[int]:
+        """The numbers of texts, -2 for one that has none."""
+        return [self._known.get(normalise(text) or text, -2) for text in texts]
+
 
 class Predictions:
     """The predictions of one kind of question in one run.
@@ -139,6 +143,16 @@ def _agree(index: Any, answer: str, options: Sequence[Any]) -> None:
     if not there or options[index] != answer:
         what = repr(options[index]) if there else f"none of its {len(options)} options"
         raise RecordError(f"answer_index {index!r} is {what}, but its answer is {answer!r}; correct one of them")
+
+
+def same_answers(one: Predictions, other: Predictions, left: ndarray, right: ndarray) -> ndarray:
+    """Whether the right answers of questions `left` of one run and `right` of another are equal, or one is not known:
+    (N,)."""
+    import numpy as np
+
+    known = np.array([*other.names.numbers(one.names.texts), -2])
+    gold, again = one["gold"][left], other["gold"][right]
+    return (gold < 0) | (again < 0) | (known[gold] == again)
 
 
 def _filling(dtype: Any, count: int) -> Any:

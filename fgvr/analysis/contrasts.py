@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fgvr import metrics
 from fgvr.analysis import intervals
-from fgvr.analysis.columns import Predictions
+from fgvr.analysis.columns import Predictions, same_answers
 from fgvr.analysis.intervals import Figure
 from fgvr.errors import FgvrError
 
@@ -86,6 +86,9 @@ def answers(
         own = table["key"][orders[run]]
         if len(own) != len(keys) or (own != keys).any() or not intervals.all_differ(own):
             raise FgvrError(f"{dataset}: {run} and {first} answer other questions; evaluate both on one file")
+        if run != first and not same_answers(tables[first], table, orders[first], orders[run]).all():
+            raise FgvrError(f"{dataset}: {run} and {first} have other right answers to questions of one id; are both "
+                            "of one data set? Evaluate both on one file")  # fmt: skip
         if (table["correct"] < 0).any():
             raise FgvrError(f"{dataset}: {run} has questions without an answer; leave them out")
     right = {run: _right(dataset, run, table, measure)[orders[run]] for run, table in tables.items()}

@@ -1,6 +1,6 @@
 """Scores of general ability that others have measured: of a table, of lmms-eval's results, of VLMEvalKit's.
 
-A share, or a percentage where the score is above 1.
+Shares, or percentages where a score of the file's same benchmark is above 1.
 """
 
 from __future__ import annotations
@@ -39,11 +39,22 @@ def read(label: str, data: bytes, model: str | None = None) -> Scores:
     return found
 
 
-def _share(text: Any) -> float:
+def _number(text: Any) -> float:
     value = float(text)
     if not 0 <= value <= 100:
         raise ValueError(f"the score {text!r} is neither a share nor a percentage")
+    return value
+
+
+def _share(text: Any) -> float:
+    value = _number(text)
     return value / 100 if value > 1 else value
+
+
+def _set(scores: dict[str, float], benchmark: str, text: Any) -> None:
+    value = _number(text)
+    if scores.setdefault(benchmark, value) != value:
+        raise ValueError(f"{benchmark} has the scores {scores[benchmark]:g} and {value:g}")
 
 
 def _table(label: str, text: str, model: str | None) -> Scores:
@@ -55,10 +66,12 @@ def _table(label: str, text: str, model: str | None) -> Scores:
     for row in rows:
         whose = found.setdefault(row[names["model"]] if "model" in names else _owner(label, model), {})
         if {"benchmark", "score"} <= set(names):
-            whose[row[names["benchmark"]]] = _share(row[names["score"]])
-        else:
-            whose |= {str(n): _share(v) for n, v in row.items() if n != names.get("model") and v not in (None, "")}
-    return found
+            _set(whose, row[names["benchmark"]], row[names["score"]])
+        for name, text in row.items() if not {"benchmark", "score"} <= set(names) else ():
+            if name != names.get("model") and text not in (None, ""):
+                _set(whose, str(name), text)
+    percent = {name for own in found.values() for name, value in own.items() if value > 1}
+    return {model: {n: v / 100 if n in percent else v for n, v in own.items()} for model, own in found.items()}
 
 
 def _benchmark(label: str, model: str) -> str:

@@ -43,7 +43,8 @@ def all_differ(keys: ndarray) -> bool:
 
 
 def share(right: ndarray, unit: ndarray | None) -> Figure:
-    """The share of True in (N,) bool, N >= 1: Wilson's interval, by images where `unit` says which ones."""
+    """The share of True in (N,) bool, N >= 1: Wilson's interval, by images where `unit` says which ones. Of questions
+    that are all right, or all wrong, every resample is alike: Wilson's interval of as many images then."""
     n, count = len(right), int(right.sum())
     if unit is None:
         return (count / n, *metrics.wilson(count, n), n)

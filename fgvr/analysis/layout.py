@@ -86,7 +86,8 @@ def draw(made: Sequence[Record], files: Sequence[Path]) -> None:
     # neighbours in the alphabet get unlike colours: the golden angle round the colour circle
     hue = {name: (n * 0.381966) % 1 for n, name in enumerate(categories)}
     colour = {name: matplotlib.colors.hsv_to_rgb((hue[name], 0.65, 0.75)) for name in categories}
-    with pyplot.rc_context({"svg.hashsalt": "fgvr", "font.size": 9}):  # equal maps, equal bytes
+    # equal maps, equal bytes; a $ in a name is a dollar
+    with pyplot.rc_context({"svg.hashsalt": "fgvr", "font.size": 9, "text.parse_math": False}):
         figure, axes = pyplot.subplots(figsize=(7, 6), dpi=150, layout="constrained")
         for of, (mark, size) in MARKS.items():
             mine = [record for record in made if record["of"] == of]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = (1, 5, 10, 20, 50)
 TEMPERATURE = 0.07  # of DINO's weighted vote (Caron et al. 2021, section 4.1)
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}  # Student's
 
 
 def knn(
@@ -70,6 +69,8 @@ def few_shot(
     Raises:
         FgvrError: no category has more rows than `shots`, so that nothing is left to choose the penalty on.
     """
+    from scipy.special import stdtrit  # Student's quantiles
+
     found = []
     for seed in range(seeds):
         rows: dict[str, list[int]] = {}
@@ -85,7 +86,7 @@ def few_shot(
     mean = sum(found) / len(found)
     if seeds == 1:
         return Score(mean, *wilson(round(mean * len(test)), len(test)), len(test))
-    spread = math.sqrt(sum((x - mean) ** 2 for x in found) / (seeds - 1) / seeds) * T95.get(seeds - 1, 2.1)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in found) / (seeds - 1) / seeds) * float(stdtrit(seeds - 1, 0.975))
     return Score(mean, max(0.0, mean - spread), min(1.0, mean + spread), len(test))
 
 

@@ -246,7 +246,7 @@ def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, A
     Args:
         about: of the model.
     Raises:
-        FgvrError: no adapter there, a pickle, or an adapter of another model.
+        FgvrError: no adapter there, a pickle, an adapter of another model, or weights that are no numbers.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
@@ -258,8 +258,11 @@ def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, A
             stored = set(file.keys())
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise FgvrError(f"adapter {adapter}: {first_line(error)}; it was trained on another model") from error
-    if stored != set(get_peft_model_state_dict(wrapped)):
+    weights = get_peft_model_state_dict(wrapped)
+    if stored != set(weights):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
+    if broken := [layer for layer, weight in weights.items() if not weight.isfinite().all()]:
+        raise FgvrError(f"adapter {adapter}: {broken[0]} holds NaN or infinity; copy it anew, or train it anew")
     return wrapped
 
 
@@ -278,7 +281,7 @@ def trained_on(adapter: str) -> dict[str, Any]:
         name = json.loads(Path(adapter, "adapter_config.json").read_text())["base_model_name_or_path"]
         with safe_open(Path(adapter, "adapter_model.safetensors"), "pt") as file:
             record = json.loads((file.metadata() or {}).get("fgvr", "{}"))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise FgvrError(f"adapter {adapter}: cannot be read ({first_line(error)}); copy it anew") from error
     return next(iter(record.get("models", [])), {"name": name or ""})
 

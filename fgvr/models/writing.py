@@ -165,6 +165,9 @@ class Writer:
     def _tokenised(self, turns: Turns, seen: bool) -> tuple[list[int], list[int]]:
         """`encode` with the image, if one is seen, as its one mark, or written out where the processor can do that by
         itself."""
+        mark = getattr(self.processor, "image_token", None)
+        if mark and (own := [text for turn in turns for text in turn if mark in text]):
+            raise FgvrError(f"the text {own[0][:40]!r} holds an image mark of its own, {mark}; take it out of it")
         whole = self.written_out(self.chat(turns, seen))
         options = self.text_options(whole)
 

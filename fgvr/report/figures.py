@@ -15,6 +15,7 @@ from fgvr.errors import FgvrError, reason
 from fgvr.records import Record
 from fgvr.report.gather import Material
 from fgvr.report.sections import NONE, OTHER
+from fgvr.report.tables import unused
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,8 @@ NAMED = 60  # categories that a matrix has room to name
 ANSWERS, ERRORS, DIFFERENCES = 6, 4, 4  # shown: answers that changed, errors, attributes that differ
 RIGHT, WRONG = "#1a7f37", "#c62828"
 FORMS = (".png", ".svg")
+# equal runs, equal bytes; a $ in a name is a dollar
+STYLE: Any = {"svg.hashsalt": "fgvr", "font.size": 8, "figure.dpi": 150, "text.parse_math": False}
 
 
 def save(data: Record, material: Material, folder: Path) -> list[str]:
@@ -42,11 +45,12 @@ def save(data: Record, material: Material, folder: Path) -> list[str]:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    made = []
+    made: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with pyplot.rc_context({"svg.hashsalt": "fgvr", "font.size": 8, "figure.dpi": 150}):  # equal runs, equal bytes
-            for name, figure in _all(data, material):
+        with pyplot.rc_context(STYLE):
+            for wanted, figure in _all(data, material):
+                name = unused(wanted, made)
                 for form in FORMS:
                     about = {"Date": None} if form == ".svg" else {"Software": None}
                     figure.savefig(folder / f"{name}{form}", metadata=about)
@@ -59,7 +63,7 @@ def save(data: Record, material: Material, folder: Path) -> list[str]:
 
 def _all(data: Record, material: Material) -> Iterator[tuple[str, Any]]:
     for chart in data["confusion"]:
-        yield f"confusion-{chart['kind']}-{_word(chart['run'])}", _confusion(chart, data["categories"], data["groups"])
+        yield f"confusion-{chart['kind']}-{chart['run']}", _confusion(chart, data["categories"], data["groups"])
     *others, last = material.runs
     right = {record["id"] for record in material.runs[last].predictions if record.get("correct")}
     items = [item for item in data["errors"]["items"] if item["image"] is not None]
@@ -164,8 +168,3 @@ def _line(axes: Axes, number: int, text: str, colour: str) -> None:
     """A line of text below an image; too long a one is cut."""
     shown = text if len(text) <= 44 else f"{text[:43]}…"
     axes.text(0, -0.04 - 0.09 * number, shown, color=colour, fontsize=7, va="top", transform=axes.transAxes)
-
-
-def _word(name: str) -> str:
-    """A run's name as a part of a file's."""
-    return "".join(c if c.isalnum() else "-" for c in name)

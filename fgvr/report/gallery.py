@@ -20,10 +20,11 @@ def gallery(material: Material, known: Categories, most: int, pictures: Pictures
     """Errors, at most `most` of each run and kind, taken from the confused pairs in turn, the most frequent first; with
     example images and the attributes of the categories that occur in them."""
     examples, profiles = _examples(material), _profiles(material)
-    replies: dict[str, dict[str, Any]] = {}
+    replies: dict[tuple[str, str], dict[str, Any]] = {}
     for run in material.runs.values():
         for record in run.predictions:
-            replies.setdefault(record["id"], {})[run.name] = record.get("raw") or record.get("prediction")
+            question = record["id"], key_of(record.get("answer"))
+            replies.setdefault(question, {})[run.name] = record.get("raw") or record.get("prediction")
     items, used, total = [], set(), 0
     for run in reversed(material.runs.values()):
         for kind in kinds(material):
@@ -32,7 +33,8 @@ def gallery(material: Material, known: Categories, most: int, pictures: Pictures
             for record in _in_turn(wrong, most):
                 gold, said = key_of(own(record)), key_of(record.get("prediction"))
                 used |= {gold, said}
-                others = [[n, r] for n, r in replies[record["id"]].items() if n != run.name]
+                question = record["id"], key_of(record.get("answer"))
+                others = [[n, r] for n, r in replies[question].items() if n != run.name]
                 items.append({
                     "run": run.name, "kind": kind, "id": record["id"], "image": pictures(run.root, record.get("image")),
                     "path": record.get("image"), "question": record.get("question"), "options": record.get("options"),

@@ -5,6 +5,7 @@ A run folder is what `make all` leaves; a file of predictions, also of another t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,9 +46,14 @@ class Material:
     runs: dict[str, Run] = field(default_factory=dict)
     described: dict[str, list[Record]] = field(default_factory=dict)  # folder -> extractions or triples
     known: list[tuple[Record, Path | None]] = field(default_factory=list)  # training images and their root
-    curves: dict[str, list[Record]] = field(default_factory=dict)  # "toy align" -> steps
-    points: dict[str, list[Record]] = field(default_factory=dict)  # map -> places
+    curves: dict[str, list[Record]] = field(default_factory=dict)  # "toy: align" -> steps
+    points: dict[str, tuple[list[Record], Path | None]] = field(default_factory=dict)  # map -> places, images' root
     origins: list[Node] = field(default_factory=list)
+
+    def add_map(self, name: str, source: Source) -> None:
+        """A map of --map, whose images are those of the first run that has some. Raises FgvrError: it is none."""
+        roots = (run.root for run in self.runs.values() if run.root)
+        self.points[name if Path(name).stem in self.points else Path(name).stem] = places(source), next(roots, None)
 
 
 def runs_of(named: Sequence[tuple[str | None, str]]) -> list[tuple[str, Path, Path | None]]:
@@ -61,16 +67,15 @@ def runs_of(named: Sequence[tuple[str | None, str]]) -> list[tuple[str, Path, Pa
     unnamed: dict[str, Path] = {}
     for given, path in named:
         place = Path(path)
+        own = given or (place.resolve().name if place.is_dir() else place.name.partition(".")[0])
+        if given is None and unnamed.setdefault(own, place) is not place:
+            raise FgvrError(f"{unnamed[own]} and {place} are both called {own!r}; name them: NAME={place}")
         if not place.is_dir():
-            name = given or place.name.partition(".")[0]
-            if given is None and unnamed.setdefault(name, place) is not place:
-                raise FgvrError(f"{unnamed[name]} and {place} are both called {name!r}; name them: NAME={place}")
-            found.append((name, place, None))
+            found.append((own, place, None))
             continue
         files = sorted(place.glob("predictions*.jsonl"), reverse=True)
         if not files:
             raise FgvrError(f"{path}: no predictions*.jsonl in it; name a folder of `make all`, or a file")
-        own = given or place.resolve().name
         for file in sorted(files, key=lambda file: file.stem == "predictions"):
             when = file.stem.removeprefix("predictions").strip("-_") or "after"
             name = own if len(files) == 1 else when if len(folders) == 1 and given is None else f"{own} {when}"
@@ -108,23 +113,27 @@ def load(
         run = material.runs.setdefault(name, Run(name))
         run.files.append(str(file))
         run.root = _root(folder, root) or run.root
-        faulty: set[Any] = set()
+        faulty: set[str] = set()
         for fault in run.scored.take(_passing(read(sources[file], None, parser, say), run)):
-            faulty.add((fault.record or {}).get("id"))
             list(checked([fault]))
+            if fault.where == (fault.record or {}).get("id"):  # a fault of its fields, not of its line: it was kept
+                faulty.add(fault.where)
         run.predictions = [record for record in run.predictions if record["id"] not in faulty]
         material.origins.append(_origin(file, sources[file]))
-    for folder in dict.fromkeys(folder for _, _, folder in found if folder):
-        name = folder.resolve().name
+    folders = [*dict.fromkeys(folder for _, _, folder in found if folder)]
+    names = [folder.resolve().name for folder in folders]
+    for folder, last in zip(folders, names, strict=True):
+        name = last if names.count(last) == 1 else str(folder)
         for what, path in beside(folder).items():
+            if what.startswith("map "):
+                material.points[f"{name}: {what.removeprefix('map ')}"] = places(sources[path]), _root(folder, root)
+                continue
             records = lines(sources[path])
             if what in STAGES:
                 material.curves[f"{name}: {what}"] = records
-            elif what == "images":
+            else:
                 material.known += [(record, _root(folder, root)) for record in records]
                 material.described[name] = records
-            else:
-                material.points[f"{name}: {what.removeprefix('map ')}"] = records
     if not any(run.predictions for run in material.runs.values()):
         raise FgvrError("there are no predictions; run `fgvr eval` first")
     return material
@@ -138,8 +147,24 @@ def _root(folder: Path | None, root: Path | None) -> Path | None:
 def _passing(items: Iterator[Item], run: Run) -> Iterator[Item]:
     for item in items:
         if not isinstance(item, Bad) and "prediction" in item and "metric" not in item:
-            run.predictions.append({name: item[name] for name in KEPT if item.get(name) is not None})
+            run.predictions.append({n: _shown(n, item[n]) for n in KEPT if item.get(n) is not None})
         yield item
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A field of a prediction as a page can show it; other tools write what they like where score does not look."""
+    if name in ("id", "image", "kind", "question", "raw"):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return [str(text) for text in value] if name == "options" and isinstance(value, list) else value
+
+
+def places(source: Source) -> list[Record]:
+    """The points of a map. Raises FgvrError for the first line that is none."""
+    found = lines(source)
+    for number, record in enumerate(found, 1):
+        if any(type(record.get(axis)) not in (int, float) for axis in "xy"):
+            raise FgvrError(f"{source.label}: record {number} has no place (x, y); name a file of `fgvr probe --map`")
+    return found
 
 
 def lines(source: Source) -> list[Record]:

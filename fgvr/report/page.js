@@ -265,10 +265,12 @@ const card = item => {
     ...item.others.map(([run, reply]) => line(`${run}:`, reply ?? "(none)")),
     differences(item), make("p", {className: "tag", textContent: `${item.kind}, ${item.run} · ${item.id}`}));
 };
+// what an answer is called in the confusion table: its own name, or that it is none of the categories or none at all
+const called = item => item.given === null || item.given === undefined ? "(no answer read)" : data.categories.includes(item.given) ? item.given : `${item.given} (another name)`;
 const list = () => {
   const wanted = Object.fromEntries(new FormData(form)), has = (text, part) => String(text ?? "").toLowerCase().includes(part.trim().toLowerCase());
   const found = errors.items.filter(item => (!wanted.run || item.run === wanted.run) && (!wanted.kind || item.kind === wanted.kind)
-    && has(item.right, wanted.right) && has(item.given, wanted.given)
+    && has(item.right, wanted.right) && has(called(item), wanted.given)
     && has([item.question, item.reply, item.id, item.right, item.given].join(" "), wanted.text));
   const cards = found.slice(0, limit).map(card);
   $("#cards").replaceChildren(...cards);

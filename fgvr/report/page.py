@@ -62,7 +62,7 @@ def build(material: Material, title: str, most: int, side: int, say: Callable[[s
         say: told how many images are missing.
     """
     known = sections.Categories(material)
-    scored, metrics = sections.summary(material)
+    scored, metrics = sections.summary(material, say)
     groups = sections.by_category(material, known)
     pairs, cells = sections.confusion(material, known)
     steps, curves = sections.curves(material)
@@ -147,10 +147,9 @@ def _tell(pictures: Pictures, small: Pictures, say: Callable[[str], None]) -> No
 def _points(material: Material, pictures: Pictures) -> list[dict[str, Any]]:
     """Maps: each kind of point as one trace; of more than POINTS points every n-th."""
     charts = []
-    for name, records in material.points.items():
+    for name, (records, root) in material.points.items():
         every = -(-len(records) // POINTS)
         chosen = [r for n, r in enumerate(records) if n % every == 0 or r.get("of") == "names"]
-        root = next((run.root for run in material.runs.values() if run.root), None)
         traces = []
         for kind in dict.fromkeys(str(record.get("of", "objects")) for record in chosen):
             mine = [record for record in chosen if str(record.get("of", "objects")) == kind]

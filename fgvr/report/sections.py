@@ -83,10 +83,10 @@ def of_kind(run: Run, kind: str) -> list[Record]:
 # --- what score finds -------------------------------------------------------------------------------------------------
 
 
-def summary(material: Material) -> tuple[list[Table], list[Record]]:
+def summary(material: Material, say: Callable[[str], None]) -> tuple[list[Table], list[Record]]:
     """The tables of what `fgvr score` finds, and its records of predictions."""
     runs = {name: run.scored for name, run in material.runs.items()}
-    found = list(score(runs))
+    found = list(score(runs, say=say))
     asked = {kind for run in runs.values() for kind in run.predictions}
     mine = [record for record in found if record["kind"] in asked]
     plain = [r for r in mine if not set(r) & {"level", "position"}]

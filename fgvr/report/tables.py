@@ -117,11 +117,19 @@ def save(tables: Sequence[Table], folder: Path) -> None:
     forms = {"csv": comma_separated, "md": markdown, "tex": latex}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        names: list[str] = []
         for table in tables:
+            names.append(unused(table.key, names))
             for ending, form in forms.items():
-                (folder / f"{table.key}.{ending}").write_text(form(table), encoding="utf-8")
+                (folder / f"{names[-1]}.{ending}").write_text(form(table), encoding="utf-8")
     except OSError as error:
         raise FgvrError(f"cannot write --tables {folder}: {reason(error)}; name another folder") from error
+
+
+def unused(name: str, names: Sequence[str]) -> str:
+    """A file name, of letters and digits, that is not one of `names` yet: runs and kinds are called as users please."""
+    plain = "".join(c if c.isalnum() else "-" for c in name)[:80]
+    return next(found for n in range(len(names) + 1) if (found := f"{plain}-{n + 1}" if n else plain) not in names)
 
 
 def figures(key: str, caption: str, records: Sequence[Record], note: str = "", only: str = "value") -> Table:

@@ -15,7 +15,8 @@ from fgvr import losses, prompts, rng
 from fgvr.errors import FgvrError
 from fgvr.models.vlm import Vlm
 from fgvr.names import Aliases
-from fgvr.records import texts
+from fgvr.records import check_triple, texts
+from fgvr.stages import tune
 from fgvr.training.conversations import Talk, distinct, lessons, reply_loss
 from fgvr.training.gradcache import Chunk, Parts, Step, Yielded, buckets, cached, whole
 from fgvr.training.order import Grouping
@@ -122,6 +123,12 @@ class Objective:
 
 
 objective = Objective
+
+
+def fits(vlm: Vlm, record: Record, pairs: str) -> None:
+    """Raises RecordError for a triple that cannot be learnt (records.check_triple, tune.fits), before training."""
+    check_triple(record, FIELDS[pairs])
+    tune.fits(vlm, {**record, "kind": "open", "question": "", "answer": record["description"]})
 
 
 class Batch:

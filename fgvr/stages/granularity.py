@@ -36,7 +36,7 @@ def concept_attributes(records: Iterable[Record], where: str) -> dict[str, dict[
         name = record.get("category") or record.get("name")
         held = record.get("attr_binomial") or record.get("attr_common") or record
         lists = {kind: held.get(kind, []) for kind in ("required", "likely")} if isinstance(held, dict) else {}
-        if not isinstance(name, str) or "required" not in held or not all(map(_texts, lists.values())):
+        if not isinstance(name, str) or not lists or "required" not in held or not all(map(_texts, lists.values())):
             raise FgvrError(f"{where}: a record has no `category`, or no list `required`; run `fgvr concept-attrs`")
         if name in found:
             raise FgvrError(f"{where}: category {name!r} comes twice; remove one")

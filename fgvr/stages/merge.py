@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from fgvr import prompts
+from fgvr.errors import FgvrError
 from fgvr.images import open_image
 from fgvr.models import loading
 from fgvr.models.vlm import IGNORE, Vlm
+from fgvr.records import check
 from fgvr.stages.tune import talk
 from fgvr.training.conversations import Talk
 
@@ -75,9 +77,12 @@ def _outputs(vlm: Vlm, records: Sequence[Record], image_root: str | Path) -> lis
     """For each record the logits (reply tokens, V) that its reply was scored with, on the CPU."""
     found = []
     for record in records:
-        said = _talk(record)
-        features = vlm.features(vlm.pixels([open_image(image_root, record["image"])]))
-        ids, labels = said.encode(vlm, vlm.sight(features[0]))
+        try:
+            said = _talk(record)
+            features = vlm.features(vlm.pixels([open_image(image_root, record["image"])]))
+            ids, labels = said.encode(vlm, vlm.sight(features[0]))
+        except FgvrError as error:
+            raise FgvrError(f"{record.get('id') or record['image']}: {error}") from error
         reply = torch.tensor([[label != IGNORE for label in labels]], device=vlm.device)
         hidden = vlm.hidden(*vlm.pad([ids]), features, reply)
         found.append(vlm.logits(hidden[:, :-1][reply[:, 1:]]).cpu())
@@ -87,6 +92,7 @@ def _outputs(vlm: Vlm, records: Sequence[Record], image_root: str | Path) -> lis
 def _talk(record: Record) -> Talk:
     if "kind" in record:
         return talk(record)
+    check(record, ("description",) if record.get("description") is not None else ("category",))
     return Talk(prompts.describe(record.get("superclass", "object")), record.get("description") or record["category"])
 
 

@@ -140,8 +140,10 @@ def held_back(train: Sequence[Record], seed: int) -> tuple[list[int], list[int]]
     """Rows that probes are fitted on, and a fifth of each category's that chooses their penalty.
 
     Raises:
-        FgvrError: no category has two images.
+        FgvrError: there is no record, or no category has two images.
     """
+    if not train:
+        raise FgvrError("--train has no record; name the training images' records")
     fitted, held = linear.split([r["id"] for r in train], [r["category"] for r in train], seed=seed)
     if not held:
         raise FgvrError("--train has one image a category; a probe needs two or more of some")
@@ -164,6 +166,8 @@ def probe(
     """
     if not test:
         raise FgvrError("there are no test images; give records on stdin")
+    if val is not None and not val[0]:
+        raise FgvrError("--val has no record; name another file, or leave it out")
     categories = [record["category"] for record in test]
     names = sorted(set(categories))
     fitted, held = (list(range(len(train))), []) if val else held_back(train, which.seed)

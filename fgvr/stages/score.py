@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from fgvr import metrics
 from fgvr.analysis import concepts, intervals
-from fgvr.analysis.columns import Predictions
+from fgvr.analysis.columns import Predictions, same_answers
 from fgvr.analysis.concepts import Reference
 from fgvr.analysis.descriptions import quality
-from fgvr.analysis.formats import NOTHING
+from fgvr.analysis.formats import NOTHING, Say
 from fgvr.analysis.intervals import figure, metric_record
 from fgvr.analysis.statements import answers, statements, told
 from fgvr.errors import FgvrError, RecordError
@@ -68,6 +68,8 @@ def known(record: Record, by: str | None = None) -> Record:
     if kind == "extraction":
         check(record, [name for name in ("attributes_true", "attributes", "description") if name in record])
         texts(record, "aliases")
+    if kind == "concept":
+        texts(record, "required"), texts(record, "likely")
     if kind == "metric" and any(not _number(record.get(name, 0)) for name in ("low", "high", "p", "n", "sd")):
         raise RecordError("'low', 'high', 'p', 'n' and 'sd' must be numbers; correct the record")
     return {name: value for name, value in record.items() if name != "id"} if kind == "metric" else record
@@ -150,7 +152,7 @@ class Scored:
 
 def score(
     runs: Mapping[str, Scored], by: str | None = None, confused: int = 0, matrix: bool = False,
-    encoder: Encoder | None = None, reference: Reference | None = None,
+    encoder: Encoder | None = None, reference: Reference | None = None, say: Say = lambda line: None,
 ) -> Iterator[Record]:  # fmt: skip
     """The metrics of one or several runs; of several, also the paired difference of the last to each other one.
 
@@ -160,6 +162,7 @@ def score(
         confused: how many of the most confused pairs of classes are told. matrix: the whole confusion matrix is.
         encoder: its texts give the semantic accuracy of open answers.
         reference: what the attributes of concept records are compared with.
+        say: told of questions of two runs that only seem to be the same.
     Raises:
         FgvrError: an id comes twice in a run.
     """
@@ -168,7 +171,7 @@ def score(
         for found in _run(name, run, by, confused, matrix, encoder, reference):
             yield {"run": name, **found} if others else found
     for name in others:
-        for found in _differences(runs[name], runs[last]):
+        for found in _differences(runs[name], runs[last], f"{last} and {name}", say):
             yield {"run": last, "against": name, **found}
 
 
@@ -345,10 +348,11 @@ def _semantic(table: Predictions, encoder: Encoder, batch: int = 256) -> Iterato
     yield figure(table.kind, "semantic accuracy", intervals.mean(cosine[cell].astype(float), unit))
 
 
-def _differences(first: Scored, second: Scored) -> Iterator[Record]:
+def _differences(first: Scored, second: Scored, who: str, say: Say) -> Iterator[Record]:
     """By how much the second run is better on the questions that both answered, with the p of McNemar's test.
 
-    Questions are the same when their ids are; where no ids are, when they are the only ones about their image.
+    Questions are the same when their ids are; where no ids are, when they are the only ones about their image; and
+    when, by what is known, their right answers are: other tools number the questions of every data set from 0.
     """
     import numpy as np
 
@@ -363,6 +367,13 @@ def _differences(first: Scored, second: Scored) -> Iterator[Record]:
             if len(both):
                 break
         else:
+            continue
+        same = same_answers(old, new, sides[0][at_old], sides[1][at_new])
+        if not same.all():
+            count = f"{(~same).sum()} of {len(same)} {kind} questions"
+            say(f"{who}: {count} have one id and two right answers; not compared")
+            at_old, at_new = at_old[same], at_new[same]
+        if not len(at_old):
             continue
         before, after = old["correct"][sides[0][at_old]], new["correct"][sides[1][at_new]]
         owners = old["unit"][sides[0][at_old]], new["unit"][sides[1][at_new]]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fgvr import prompts
 from fgvr.errors import FgvrError, RecordError
 from fgvr.models.base import Answerer, Ask
-from fgvr.records import Record
+from fgvr.records import Record, texts
 from fgvr.rng import for_record
 from fgvr.stages.asking import Asker
 from fgvr.stages.discover import shortened
@@ -135,7 +135,7 @@ def _merge(record: Record, reply: str, level: str, notes: Counter[str] | None) -
     if not text:
         return bad(record, f"the reply holds no description: {shortened(reply)}; name another --model, or leave it out")
     hidden = text
-    for name in (record.get("category"), *(record.get("aliases") or ())):
+    for name in (record.get("category"), *texts(record, "aliases")):
         if isinstance(name, str):
             hidden = prompts.hide_name(hidden, name, record["superclass"])
     if hidden != text and notes is not None:

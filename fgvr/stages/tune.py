@@ -40,6 +40,8 @@ def talk(record: Record, choice_reply: str = "letter") -> Talk:
         *before, (question, answer) = turns_of(record)
         return Talk(question, answer, tuple(before))
     check(record, ("question", "answer"))
+    if not record["answer"].strip():
+        raise RecordError("'answer' is empty; correct the record, or leave it out")
     if record["kind"] != "mcq":
         return Talk(final_prompt(record), record["answer"])
     prompt, options, index = final_prompt(record), record["options"], record.get("answer_index")
