@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from fgvr.cli.options import InputFile, stage_io
 from fgvr.job import Job
+
+if TYPE_CHECKING:
+    from fgvr.source import Source
+    from fgvr.stream import Item
 
 FOREIGN = ("pretrain-csv", "finetune-csv", "llava", "sharegpt", "trl")
 
@@ -47,7 +54,7 @@ def command(job: Job, to: str | None, from_: str | None, attrs: str | None, supe
             return
         items = run.read()
         if from_ is not None:
-            items = convert.read(run.source.lines(), from_, run.source.label, names, superclass)
+            items = _counted(convert.read(run.source.lines(), from_, run.source.label, names, superclass), run.source)
         made = each(items, convert.WRITERS[to]) if to is not None else items
         if to is None or not to.endswith("-csv"):
             run.write(made)
@@ -56,3 +63,10 @@ def command(job: Job, to: str | None, from_: str | None, attrs: str | None, supe
         rows = list(run.checked(made))
         run.target.write(convert.as_csv(rows))
         run.written = len(rows)
+
+
+def _counted(items: Iterator[Item], source: Source) -> Iterator[Item]:
+    """Count the records of another tool's file, whose lines are not one each."""
+    for item in items:
+        source.records = (source.records or 0) + 1
+        yield item

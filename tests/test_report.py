@@ -53,7 +53,8 @@ def folder(tmp_path: Path) -> Path:
     write_jsonl(tmp_path / "probe.jsonl", [{**probe, "pool": "mean"}])
     write_jsonl(tmp_path / "extracted.jsonl", [{**r, "attributes": {"bill": "G"}} for r in images()])
     (tmp_path / "align").mkdir()
-    write_jsonl(tmp_path / "align" / "log.jsonl", [{"step": n, "loss": 4.0 - n, "lr": 0.1} for n in (1, 2, 3)])
+    steps = [{"step": n, "loss": 4.0 - n, "tokens": 1560, "texts": 61, "lr": 0.1} for n in (1, 2, 3)]
+    write_jsonl(tmp_path / "align" / "log.jsonl", steps)
     places = [{"id": r["id"], "of": "objects", "category": r["category"], "x": n, "y": 0.5, "image": r["image"]}
               for n, r in enumerate(images())]  # fmt: skip
     write_jsonl(tmp_path / "map.jsonl", places)
@@ -123,7 +124,7 @@ def test_a_run_folder(folder: Path) -> None:
     assert groups["Gull"][1] == "40" and groups["Tern"][3].split()[0] == "0.750"
     assert tables["mcq-granularity"][2][0] == "coarse group"
     assert tables["probe"][1][:2] == ["linear probe", "accuracy, mean"]
-    assert tables["training"][1] == [folder.name + ": align", "loss", "3", "3.000", "1.000", "1.000"]
+    assert tables["training"][1:] == [[folder.name + ": align", "loss", "3", "3.000", "1.000", "1.000"]]
     assert tables["attributes"][1][:2] == ["descriptions", "unknown"]
     assert tables["confused"][1][:2] == ["after", "mcq"]
     found = data(text)

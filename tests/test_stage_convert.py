@@ -320,3 +320,20 @@ def test_records_in_the_place_of_pairs_are_faults(kind: str) -> None:
     assert str(found).startswith(f"in:1: is no {kind} record")
     with pytest.raises(FgvrError, match=f"^in: is no {kind} file"):
         list(convert.read(iter([b"[" * 99999]), kind, "in"))
+
+
+def test_convert_counts_the_records_of_an_array_and_names_a_system_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JSON array has one line; what counts are its elements."""
+    from fgvr.cli.convert import command
+
+    monkeypatch.chdir(tmp_path)
+    turns = [{"from": "human", "value": "A colour?"}, {"from": "gpt", "value": "Red."}]
+    array = [{"conversations": turns}, {"conversations": [{"from": "system", "value": "Be kind."}, *turns]}]
+    Path("in.json").write_text(json.dumps(array, indent=1))
+    words = ["--from", "sharegpt", "--on-error", "skip", "--errors", "bad.jsonl", "in.json", "-o", "out.jsonl"]
+    done = CliRunner().invoke(command, words)
+    assert done.exception is None and "1 of 2 records skipped" in done.stderr
+    assert json.loads(Path("out.jsonl.run.json").read_text())["inputs"][0]["records"] == 2
+    assert "no system turn" in json.loads(Path("bad.jsonl").read_text())["error"]

@@ -19,7 +19,7 @@ from fgvr.stages.score import score
 
 KINDS = ("open", "mcq", "yesno", "label", "caption")
 PAIRS = 100  # rows of the table of confused pairs, for each run and kind
-UNSHOWN = {"step", "lr"}  # of training logs
+UNSHOWN = {"step", "lr", "tokens", "texts"}  # of training logs; counts in hundreds would flatten the losses
 OTHER, NONE = "(another name)", "(no answer read)"
 
 
@@ -269,7 +269,7 @@ def _pairs(run: str, kind: str, cells: Mapping[tuple[int, int], int], known: Cat
 
 
 def curves(material: Material) -> tuple[list[Table], list[dict[str, Any]]]:
-    """Training curves: every figure of a log by step; in the table its first and last values."""
+    """Training curves: a log's losses by step; in the table its first and last values."""
     charts, rows = [], []
     for name, steps in material.curves.items():
         series: dict[str, tuple[list[Any], list[Any]]] = {}

@@ -221,7 +221,8 @@ def from_conversation(value: Mapping[str, Any]) -> Record:
     turns = value.get("conversations") or value["messages"]
     roles = [turn.get("from") or turn.get("role") for turn in turns]
     if len(roles) % 2 or any(role not in ROLES[n % 2] for n, role in enumerate(roles)):
-        raise RecordError(f"its turns are {', '.join(map(str, roles))}; a record has a question and a reply in turn")
+        why = "a record has a question and a reply in turn, and no system turn"
+        raise RecordError(f"its turns are {', '.join(map(str, roles))}; {why}")
     images = value.get("images") or ([value["image"]] if value.get("image") else [])
     if len(images) > 1:
         raise RecordError(f"has {len(images)} images; a record has one")
