@@ -579,6 +579,12 @@ def _command(argv: list[str], folder: Path) -> None:
     raise SystemExit(main(argv))
 
 
+def test_a_run_that_ends_within_its_warm_up_is_told_of() -> None:
+    recipe = dataclasses.replace(RECIPE, batch_size=6, epochs=2, warmup_steps=8)
+    told = "6 steps end within --warmup-steps 8, at 62% of --lr; lower it, or --batch-size"
+    assert (trainer.too_short(13, recipe), trainer.too_short(24, recipe)) == (told, "")
+
+
 @pytest.mark.slow
 def test_the_command_runs_as_two_processes(world: Any, tmp_path: Path) -> None:
     """Only the first writes; a second run of them is told that all is there. One stage, batches of groups."""

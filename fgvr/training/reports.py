@@ -6,15 +6,19 @@ They differ from run to run, so they stay out of log.jsonl and of the folder tha
 from __future__ import annotations
 
 import importlib.util
+import math
 import resource
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fgvr import stream
 from fgvr.errors import UsageError
+
+if TYPE_CHECKING:
+    from fgvr.training.trainer import Recipe
 
 MIB = 1 << 20
 TRACKERS = ("wandb", "mlflow", "trackio")
@@ -69,3 +73,12 @@ def peak(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
+
+
+def too_short(records: int, recipe: Recipe) -> str:
+    """What to say of a run that ends before its rate is reached; else nothing."""
+    steps, warm = math.ceil(math.ceil(records / recipe.batch_size) * recipe.epochs), recipe.warmup_steps
+    if steps >= warm:
+        return ""
+    reached = f"{(steps - 1) / warm:.0%}"
+    return f"{steps} steps end within --warmup-steps {warm}, at {reached} of --lr; lower it, or --batch-size"

@@ -26,7 +26,7 @@ from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, se
 from fgvr.training.gradcache import Parts, Step
 from fgvr.training.order import Grouping, Order
 from fgvr.training.ranks import Ranks, ShortElsewhereError
-from fgvr.training.reports import Reports
+from fgvr.training.reports import Reports, too_short
 from fgvr.training.shards import Shards, norm, sharded
 
 Record = dict[str, Any]
@@ -316,6 +316,8 @@ def train(
     """
     if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
         torch.use_deterministic_algorithms(True, warn_only=True)
+    if ranks.rank == 0 and (line := too_short(len(records), recipe)):
+        tell(line)
     set_seed(recipe.seed)
     checkpoints, last = folder / "checkpoints", None
     if ranks.rank == 0:
