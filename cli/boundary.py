@@ -86,8 +86,8 @@ def verbose() -> None:
 
 
 def _report(error: BaseException) -> int:
-    if isinstance(error, Exception) and not isinstance(error, FgvrError) and signals.pending():
-        error = signals.stopped()  # a library turned the signal's exception into its own
+    if signals.caused(error):
+        error = signals.stopped()
     if isinstance(error, Stopped):  # before click is looked at: the signal may have torn its import
         if error.signum != signal.SIGPIPE:
             say(str(error))

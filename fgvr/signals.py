@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from fgvr.errors import Stopped
+from fgvr.errors import FgvrError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # make and batch systems often signal a process and its group in the same breath: that is one wish, not two
@@ -31,6 +31,7 @@ class _State:
     since: float = 0.0
     depth: int = 0
     again: tuple[int, ...] = (signal.SIGUSR1,)  # those that end a command with 75
+    raised: bool = False  # `Stopped`; what else is raised from then on may be what a library made of it
 
 
 class Request:
@@ -50,6 +51,7 @@ def _handle(signum: int, frame: FrameType | None) -> None:
         return
     _State.signum, _State.since = signum, time.monotonic()
     if not _State.depth:
+        _State.raised = True
         raise stopped()
 
 
@@ -58,7 +60,7 @@ def install() -> dict[int, object]:
 
     A signal that the parent set to be ignored (a background job of a plain shell) stays ignored.
     """
-    _State.signum, _State.depth, _State.again = None, 0, (signal.SIGUSR1,)
+    _State.signum, _State.depth, _State.again, _State.raised = None, 0, (signal.SIGUSR1,), False
     old: dict[int, object] = {}
     if threading.current_thread() is not threading.main_thread():
         return old
@@ -85,9 +87,10 @@ def restore(old: dict[int, object]) -> None:
         sys.unraisablehook = sys.__unraisablehook__
 
 
-def pending() -> int | None:
-    """The signal that asked to stop, if any."""
-    return _State.signum
+def caused(error: BaseException) -> bool:
+    """Whether an error may be what a library, or who explains its errors, made of `Stopped`."""
+    ours = isinstance(error, FgvrError)
+    return isinstance(error, Exception) and _State.signum is not None and (_State.raised or not ours)
 
 
 def retried() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # what commands fork from begins with it
 os.environ.pop("FGVR_COMPLETE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a plain shell; commands would ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -352,7 +352,7 @@ def test_cub_s_own_list_of_attributes(shared: Path) -> None:
 
 def test_aliases_leak_too() -> None:
     notes: Counter[str] = Counter()
-    row = {**ROWS[0], "category": "Red Kite", "aliases": ["Milvus milvus", 3]}
+    row = {**ROWS[0], "category": "Red Kite", "aliases": ["Milvus milvus"]}
     (found,) = summarise([row], Parrot(lambda ask: "The Milvus milvus is red."), 8, 99, notes)
     assert isinstance(found, dict) and found["description"] == "This bird is red." and notes["leaks"] == 1
 

@@ -71,15 +71,16 @@ def test_statuses(error: BaseException, status: int, line: str, capsys: pytest.C
     assert status_of(error, capsys) == (status, line)
 
 
-def test_a_library_that_swallows_the_signal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Some turn any exception into their own."""
+@pytest.mark.parametrize("kind", [ImportError, FgvrError])
+def test_a_library_that_swallows_the_signal(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    """Some turn any exception into their own, which then may be explained."""
 
     def library() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         except BaseException as error:
-            raise ImportError("numpy failed") from error
+            raise kind("numpy failed") from error
 
     assert boundary.run(library) == 143
     assert capsys.readouterr().err == "fgvr: stopped by SIGTERM\n"

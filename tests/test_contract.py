@@ -470,6 +470,7 @@ def test_killed_while_it_works(row: Row, signum: int, status: int, tmp_path: Pat
     (tmp_path / "out").mkdir() if row.to_folder else None
     old = tmp_path / "out" / "weights" if row.to_folder else tmp_path / "out"
     old.write_text("old")
+    (tmp_path / "out.run.json").write_text("{}")  # without it fgvr would not replace a folder
     for _ in range(3):
         running = start(row.argv(tmp_path, *source, "-o", "out", "--resume"), tmp_path)
         time.sleep(rng.uniform(0.1, 1) * lasts_s)

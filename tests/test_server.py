@@ -242,13 +242,14 @@ def test_a_server_that_goes_away_ends_with_75_and_resume_goes_on(
     assert isinstance(failed, TryAgain) and "cannot be reached" in str(failed)
     asked = len(server.bodies)
     assert run(server.url, "-o", "out.jsonl", "--resume") is None
-    assert len(server.bodies) - asked == 4, "two of six were there"
+    again = len(server.bodies) - asked
+    assert again in (3, 4), "two of six were there; three, if the fault met the second of its batch"
     assert Path("out.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
     found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [r["prediction"] for r in found] == ["Kite", "Owl"] * 3
     assert [r["correct"] for r in found] == [True, False] * 3
     assert not [path for path in tmp_path.iterdir() if KEY.encode() in path.read_bytes()]
-    assert said == [f"server: {n} requests, {10 * n} prompt tokens, {2 * n} completion tokens" for n in (6, 3, 4)]
+    assert said == [f"server: {n} requests, {10 * n} prompt tokens, {2 * n} completion tokens" for n in (6, 3, again)]
 
 
 def test_a_question_that_is_not_answered_is_set_aside_and_no_reply_is_paid_twice(

@@ -218,7 +218,7 @@ def test_what_a_dialogue_needs(change: dict, why: str) -> None:
         ({"modality": None}, "record has no 'image'; add it, or \"modality\": \"text\" where there is none to see"),
         ({"question": "What is in <image> this?"}, "its text holds '<image>', but it has no image; add the image, or"),
         ({"kind": "caption"}, "a caption is of an image"),
-        ({"answer": " "}, ""),
+        ({"answer": " "}, "'answer' is empty; correct the record, or leave it out"),
         ({"question": "Why? " * 300}, "even its first sentence; shorten it"),
         ({"answer": "Because it " * 200}, "even its first sentence; shorten it"),
         ({"answer": "Because. " * 300}, ""),

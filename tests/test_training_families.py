@@ -512,7 +512,7 @@ def test_an_image_mark_in_a_text(folders: Callable[[str], str], kind: str, mark:
     with pytest.raises(FgvrError, match="holds an image mark of its own"):
         vlm.encode("Which?", f"A kite {mark}.", 4)
     with pytest.raises(RecordError, match="holds an image mark of its own"):
-        align.fits(vlm, {"category": "Kite", "description": f"A kite {mark}."}, "attribute")
+        align.fits(vlm, {"image": "a.png", "category": "Kite", "description": f"A kite {mark}."}, "attribute")
 
 
 def test_descriptions_are_cut_only_where_the_context_needs_it(folders: Callable[[str], str]) -> None:
