@@ -6,19 +6,15 @@ They differ from run to run, so they stay out of log.jsonl and of the folder tha
 from __future__ import annotations
 
 import importlib.util
-import math
 import resource
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fgvr import stream
 from fgvr.errors import UsageError
-
-if TYPE_CHECKING:
-    from fgvr.training.trainer import Recipe
 
 MIB = 1 << 20
 TRACKERS = ("wandb", "mlflow", "trackio")
@@ -75,9 +71,8 @@ def peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB
 
 
-def too_short(records: int, recipe: Recipe) -> str:
+def too_short(steps: int, warm: int) -> str:
     """What to say of a run that ends before its rate is reached; else nothing."""
-    steps, warm = math.ceil(math.ceil(records / recipe.batch_size) * recipe.epochs), recipe.warmup_steps
     if steps >= warm:
         return ""
     reached = f"{(steps - 1) / warm:.0%}"

@@ -267,6 +267,11 @@ class _Watch(TrainerCallback):
         self.trainer: _Trainer | None = None
         self.stopped = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self.trainer is not None
+        if self.ranks.rank == 0 and (line := too_short(state.max_steps, self.trainer.recipe.warmup_steps)):
+            self.trainer.tell(line)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.trainer is not None
         if self.reports is not None:
@@ -316,8 +321,6 @@ def train(
     """
     if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
         torch.use_deterministic_algorithms(True, warn_only=True)
-    if ranks.rank == 0 and (line := too_short(len(records), recipe)):
-        tell(line)
     set_seed(recipe.seed)
     checkpoints, last = folder / "checkpoints", None
     if ranks.rank == 0:
