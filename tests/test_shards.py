@@ -27,7 +27,7 @@ from fgvr.stages import align, tune
 from fgvr.training import ranks, trainer
 from fgvr.training.adapters import add_adapter, checkpoint_layers
 from fgvr.training.gradcache import Step
-from fgvr.training.ranks import Ranks
+from fgvr.training.ranks import ALONE, Ranks
 from fgvr.training.settings import Tune
 from fgvr.training.shards import Shards, norm, sharded
 from fgvr.training.trainer import Recipe, train
@@ -65,7 +65,7 @@ class Case:
     tuned: bool = False
     checkpointed: bool = False
 
-    def learn(self, world: Any, folder: Path, joined: Ranks = Ranks(), resumed: bool = False, at: Any = None) -> Vlm:  # noqa: B008
+    def learn(self, world: Any, folder: Path, joined: Ranks = ALONE, resumed: bool = False, at: Any = None) -> Vlm:
         """Train and save.
 
         Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fgvr import rng
-from fgvr.training.ranks import Ranks
+from fgvr.training.ranks import ALONE, Ranks
 
 Parts = dict[str, Tensor | float]
 Yielded = Iterator[tuple[Tensor, Parts]]
@@ -32,7 +32,7 @@ class Step:
     seed: int
     key: str = ""
     micro_batch: int | None = None
-    ranks: Ranks = Ranks()  # noqa: RUF009  a single process, never changed
+    ranks: Ranks = ALONE
 
     @classmethod
     def alone(cls, micro_batch: int | None) -> Step:

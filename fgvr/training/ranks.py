@@ -107,6 +107,9 @@ class Ranks:
                 bucket = []
 
 
+ALONE = Ranks()  # a run of one process
+
+
 def _sum(bucket: Sequence[torch.nn.Parameter]) -> None:
     grads = [p.grad for p in bucket if p.grad is not None]
     flat = torch.cat([grad.flatten().float() for grad in grads])

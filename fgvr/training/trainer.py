@@ -25,7 +25,7 @@ from fgvr.training.adapters import roots
 from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, seal
 from fgvr.training.gradcache import Parts, Step
 from fgvr.training.order import Grouping, Order
-from fgvr.training.ranks import Ranks, ShortElsewhereError
+from fgvr.training.ranks import ALONE, Ranks, ShortElsewhereError
 from fgvr.training.reports import Reports, too_short
 from fgvr.training.shards import Shards, norm, sharded
 
@@ -292,7 +292,7 @@ def train(
     say: Callable[[int, int], None],
     resumed: bool,
     *,
-    ranks: Ranks = Ranks(),  # noqa: B008  a single process, never changed
+    ranks: Ranks = ALONE,
     extra: nn.Module | None = None,
     reports: Reports | None = None,
     tell: Callable[[str], None] = lambda line: None,
