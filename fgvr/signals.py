@@ -22,6 +22,7 @@ from typing import Any
 from fgvr.errors import FgvrError, Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+WARNINGS = (signal.SIGUSR1,)  # that end any command with 75
 # make and batch systems often signal a process and its group in the same breath: that is one wish, not two
 SAME_WISH_S = 0.25
 
@@ -30,7 +31,7 @@ class _State:
     signum: int | None = None
     since: float = 0.0
     depth: int = 0
-    again: tuple[int, ...] = (signal.SIGUSR1,)  # those that end a command with 75
+    again: tuple[int, ...] = WARNINGS  # those that end this command with 75
     raised: bool = False  # `Stopped`; what else is raised from then on may be what a library made of it
 
 
@@ -60,7 +61,7 @@ def install() -> dict[int, object]:
 
     A signal that the parent set to be ignored (a background job of a plain shell) stays ignored.
     """
-    _State.signum, _State.depth, _State.again, _State.raised = None, 0, (signal.SIGUSR1,), False
+    _State.signum, _State.depth, _State.again, _State.raised = None, 0, WARNINGS, False
     old: dict[int, object] = {}
     if threading.current_thread() is not threading.main_thread():
         return old
@@ -95,7 +96,7 @@ def caused(error: BaseException) -> bool:
 
 def retried() -> None:
     """From now on SIGTERM ends this command with 75: what it has done is kept, and it is to be started again."""
-    _State.again = (signal.SIGTERM, signal.SIGUSR1)
+    _State.again = (signal.SIGTERM, *WARNINGS)
 
 
 def stopped() -> Stopped:
