@@ -4,6 +4,7 @@ batch's, whatever stops a run leaves it sound, and what is kept of the vision to
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import multiprocessing
@@ -14,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -128,6 +130,42 @@ def test_buckets_pad_little_and_hold_all() -> None:
     assert sorted(n for group in groups for n in group) == list(range(7))
     assert groups[:2] == [[6], [3, 1]] and groups[2] == [2, 4, 0, 5]
     assert all(len(g) == 1 or len(g) * max(lengths[n] for n in g) <= 82 for g in groups)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_alike_sequences_cost_least(seed: int) -> None:
+    """Of all ways to cut them, sorted, into groups."""
+    draw = Random(seed)
+    lengths, size = [draw.randint(1, 900) for _ in range(draw.randint(1, 7))], draw.randint(1, 7)
+
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(group) * max(lengths[n] for n in group) + gradcache.CALL for group in groups)
+
+    groups = gradcache.alike(lengths, size)
+    assert sorted(n for group in groups for n in group) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
+    least = math.inf
+    for cuts in itertools.product([False, True], repeat=len(order) - 1):
+        ends = [n for n, cut in enumerate(cuts, 1) if cut] + [len(order)]
+        parts = [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        least = cost(parts) if max(map(len, parts)) <= size and cost(parts) < least else least
+    assert cost(groups) == least and max(map(len, groups)) <= size
+
+
+def test_long_and_short_replies_are_worked_on_apart(vlm: Vlm, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradient is that of one padded batch."""
+    asked = [{**r, "kind": "open", "question": "Which?", "answer": r["category"]} for r in world[1][:4]]
+    for record in asked[::2]:
+        record["answer"] = " ".join([record["description"]] * 12)
+    seen: list[tuple[int, ...]] = []
+    hidden = vlm.hidden
+    monkeypatch.setattr(vlm, "hidden", lambda ids, *more: seen.append(tuple(ids.shape)) or hidden(ids, *more))
+    loss = tune.objective(vlm, world[0] / "images")
+    told, apart = gradient(vlm, loss, asked, now())
+    monkeypatch.setattr(tune, "alike", lambda lengths, size: [list(range(len(lengths)))])
+    want, whole = gradient(vlm, loss, asked, now())
+    assert [rows for rows, _ in seen] == [2, 2, 4] and seen[0][1] == seen[2][1] > 3 * seen[1][1]
+    assert told == pytest.approx(want, abs=1e-5) and torch.allclose(apart, whole, atol=1e-5)
 
 
 # --- what is contrasted ---

@@ -82,7 +82,9 @@ class Objective:
         terms = (Spoken(vlm, "generation", described, self.weights.generation, always),
                  Spoken(vlm, "answers", told, 1.0, always))  # fmt: skip
 
-        def chunk(rows: range) -> Chunk:
+        order = sorted(range(len(records)), key=lambda n: (-sum(term.counts[n] for term in terms if term), n))
+
+        def chunk(rows: Sequence[int]) -> Chunk:
             shown = sight.show([records[n]["image"] for n in rows])
 
             def make(more: bool) -> tuple[Tensor, Tensor | None, Parts]:
@@ -92,9 +94,9 @@ class Objective:
                 found = [term.loss(rows, features, parts) for term in terms if more and term]
                 return made, sum(found[1:], found[0]) if found else None, parts
 
-            return Chunk(list(rows), "objects", make)
+            return Chunk(rows, "objects", make)
 
-        return (chunk(range(n, min(n + size, len(records)))) for n in range(0, len(records), size))
+        return (chunk(order[n : n + size]) for n in range(0, len(records), size))
 
     def _texts(self, batch: Batch, group: Sequence[int]) -> Chunk:
         """Embeddings of some texts of the batch."""
@@ -187,7 +189,7 @@ class Spoken:
     def __bool__(self) -> bool:
         return sum(self.counts) > 0
 
-    def loss(self, rows: range, features: Sequence[Tensor], parts: Parts) -> Tensor:
+    def loss(self, rows: Sequence[int], features: Sequence[Tensor], parts: Parts) -> Tensor:
         """The share of some rows, weighted; `parts` get its value and the number of its tokens."""
         asked = [(talk, feature) for n, feature in zip(rows, features, strict=True) for talk in self.talks[n]]
         tokens = sum(self.counts[n] for n in rows)

@@ -14,12 +14,13 @@ from fgvr.stages.convert import IMAGE
 from fgvr.stages.convert import talks as turns_of
 from fgvr.stages.questions import final_prompt
 from fgvr.training.conversations import Talk, lessons, reply_loss
-from fgvr.training.gradcache import Step, Yielded
+from fgvr.training.gradcache import Step, Yielded, alike
 from fgvr.training.trainer import Losses
 from fgvr.training.vision import Vision
 
 Record = dict[str, Any]
 TEMPLATE = 256  # tokens that a chat template may put around a turn
+OBJECT = 256  # tokens of an image, about; only conversations without one need to know
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -93,8 +94,8 @@ def objective(
     """The generation loss of a batch of questions on its reply tokens (Eq 9); each token of the batch counts the same.
 
     Args:
-        micro_batch: records that go through the model at once; their gradients add up to the whole batch's. Records
-            of like length go together.
+        micro_batch: records that go through the model at once, at most; their gradients add up to the whole batch's.
+            Records of like length go together (gradcache.alike).
         choice_reply: see `talk`.
         vision: where object tokens come from.
     """
@@ -105,10 +106,10 @@ def objective(
         talked = [(image_of(r), lesson) for r in records for lesson in lessons(vlm, talk(r, choice_reply))]
         coded = [lesson.encode(vlm, None if image is None else 1) for image, lesson in talked]
         labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
-        order = sorted(range(len(talked)), key=lambda n: (-len(coded[n][0]), n))
-        size, ranks = now.size(len(talked)), now.ranks
-        for number, counts in ranks.deal(-(-len(talked) // size)):
-            rows = order[number * size :][:size]
+        lengths = [len(ids) + OBJECT * (image is not None) for (ids, _), (image, _) in zip(coded, talked, strict=True)]
+        groups = alike(lengths, now.size(len(talked)))
+        for number, counts in now.ranks.deal(len(groups)):
+            rows = groups[number]
             now.draw(number)
             features = sight.features([talked[n][0] for n in rows])
             tokens = sum(labelled[n] for n in rows)

@@ -19,6 +19,7 @@ from fgvr.training.ranks import ALONE, Ranks
 
 Parts = dict[str, Tensor | float]
 Yielded = Iterator[tuple[Tensor, Parts]]
+CALL = 256  # tokens that a model could work on in the time that one more call of it costs
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,22 @@ def buckets(lengths: Sequence[int], room: int) -> list[list[int]]:
         else:
             groups.append([place])
     return groups
+
+
+def alike(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Places of sequences in groups of at most `size`, longest first, so that the tokens with padding, and CALL more
+    for each group, are least: a batch of long and of short ones is better worked on in two halves.
+    """
+    order = sorted(range(len(lengths)), key=lambda n: (-lengths[n], n))
+    cost, begin = [0], [0]  # of the first n places in that order: their least cost, and where its last group begins
+    for end in range(1, len(order) + 1):
+        starts = range(max(0, end - size), end)
+        least, at = min((cost[n] + (end - n) * lengths[order[n]] + CALL, n) for n in starts)
+        cost.append(least)
+        begin.append(at)
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.append(order[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
