@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import click
 
-from fgvr import signals
 from fgvr.cli import training
 from fgvr.cli.options import InputFile, adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
@@ -47,20 +47,20 @@ def command(
       torchrun --nproc-per-node 8 .venv/bin/fgvr align --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images
         --vision-cache kept -o align mined.jsonl
     """
-    signals.retried()
-    training.there(model)
+    training.begin(model)
+    from fgvr.cli.mining import alike
     from fgvr.losses import Temperature, Weights
-    from fgvr.names import Aliases
     from fgvr.stages import align, tune
 
-    others = job.load(aliases, required=("category",), stage="none") if aliases else []
-    known = Aliases([record["category"], *texts(record, "aliases")] for record in others)
-    asked = job.load(questions, required=("image", "kind", "question", "answer")) if questions else []
-    grouped = job.load(groups, required=("categories",), stage="mine-negatives --groups") if groups else []
+    talk = functools.partial(tune.talk, choice_reply=settings.choice_reply)
+    known = alike(job, aliases)
+    asked = job.load(questions, required=("image", "kind", "question", "answer"), check=talk) if questions else []
+    lists = functools.partial(texts, name="categories")
+    grouped = job.load(groups, ("categories",), stage="mine-negatives --groups", check=lists) if groups else []
     talks: dict[str, Any] = {}
 
     def prepare(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        talks.update(align.joined(asked, records, lambda question: tune.talk(question, settings.choice_reply)))
+        talks.update(align.joined(asked, records, talk))
         return align.with_negatives(records, settings.negatives, settings.seed, known)
 
     temperature = Temperature(settings.temperature) if settings.learn_temperature else None

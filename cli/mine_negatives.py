@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fgvr.cli.mining import Extras, opened
+from fgvr.cli.mining import Extras, alike, opened
 from fgvr.cli.options import How, InputFile, device, encoder, image_root, settings, stage_io
 from fgvr.job import Job
 from fgvr.settings import Mine
@@ -54,20 +54,18 @@ def command(
       fgvr mine-negatives --encoder hf:org/siglip --image-root images --features kept --relative-margin 0.05
         --duplicate 0.97 --preview look.html -o mined.jsonl triples.jsonl
     """
-    from fgvr.names import Aliases
     from fgvr.stages.mine import mine, mine_names
 
     extras = Extras(job, image_root, groups, preview, settings)
     by_name = settings.of == "names"
     described = ("image", "category") if by_name else ("image", "category", "description")
     candidates = job.load(pool, required=described, unique=True) if pool else None
-    others = job.load(aliases, required=("category",), stage="none") if aliases else []
+    known = alike(job, aliases)
     source, models = opened(job, encoder, image_root, features, device, settings)
     required = ("image", "category") if pool else described
     prompts = settings.templates.split("|") if by_name or settings.by != "image" else []
     with job.run(models=models, prompts=prompts, recompute=True) as run:
         items = job.progress(run.read(required))  # the work is done while reading
-        known = Aliases([record["category"], *record.get("aliases", [])] for record in others)
         if by_name:
             mined = mine_names(items, source, settings, candidates or (), report=extras.report)
         else:

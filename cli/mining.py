@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fgvr.errors import UsageError
 from fgvr.job import Job
-from fgvr.records import Record
+from fgvr.names import Aliases
+from fgvr.records import BY_HAND, Record, texts
 from fgvr.settings import Mine
 from fgvr.stages.mine import Report, Source
 from fgvr.stream import Bad, Item
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 FILE = "features:"
 SHOWN = 60  # anchors on a page
 EVERY_S = 60.0
+
+
+def alike(job: Job, path: str | None) -> Aliases:
+    """The names that --aliases says to be one category's."""
+    def check(record: Record) -> list[str]:
+        return texts(record, "aliases")
+
+    found = job.load(path, required=("category",), stage=BY_HAND, check=check) if path is not None else []
+    return Aliases([record["category"], *texts(record, "aliases")] for record in found)
 
 
 def opened(

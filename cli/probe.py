@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from fgvr.cli.options import How, InputFile, adapter, device, image_root, model, settings, stage_io
+from fgvr.cli.options import How, InputFile, InputFolder, adapter, device, model, settings, stage_io
 from fgvr.job import Job
 from fgvr.provenance import portable
 from fgvr.settings import Probe
@@ -14,7 +16,7 @@ from fgvr.settings import Probe
 @stage_io
 @model
 @adapter
-@image_root
+@click.option("--image-root", type=InputFolder(), metavar="DIR", help="Folder that image paths start from.")
 @click.option("--train", type=InputFile(), required=True, metavar="FILE", help="Records of the training images.")
 @click.option("--val", type=InputFile(), metavar="FILE", help="Records that choose. [default: a fifth of --train]")
 @click.option("--features", type=click.Path(), metavar="FILE", help="Also write the object features, as safetensors.")
@@ -24,8 +26,9 @@ from fgvr.settings import Probe
 @device
 @settings(Probe)
 def command(
-    job: Job, model: str, adapter: str | None, image_root: str, train: str, val: str | None, features: str | None,
-    drawing: str | None, text_encoder: str | None, cache: str | None, device: str, settings: Probe,
+    job: Job, model: str, adapter: str | None, image_root: str | None, train: str, val: str | None,
+    features: str | None, drawing: str | None, text_encoder: str | None, cache: str | None, device: str,
+    settings: Probe,
 ) -> None:  # fmt: skip
     """Fit a linear probe on a model's object features.
 
@@ -49,6 +52,7 @@ def command(
         test.jsonl | fgvr score --table
     """
     from fgvr.cli.probing import Probing, check, open_text_encoder
+    from fgvr.errors import UsageError
     from fgvr.models.places import open_places
     from fgvr.stages.probe import Stored
 
@@ -60,8 +64,12 @@ def command(
     known = job.load(train, required=("image", "category"), unique=True)
     chosen = job.load(val, required=("image", "category"), unique=True) if val is not None else None
     clip = open_text_encoder(text_encoder, settings, device)
-    stored = model.endswith(".safetensors")
-    places = Stored(model) if stored else open_places(model, settings.places, settings.pools, adapter, device)
+    if model.endswith(".safetensors"):
+        places: Any = Stored(model)
+    elif image_root is None:
+        raise UsageError("missing option '--image-root'; only features of a file need none")
+    else:
+        places = open_places(model, settings.places, settings.pools, adapter, device)
     with job.run(models=[places.about, *([clip.about] if clip else [])], recompute=True) as run:
         if not run.complete:
             work = Probing(places, image_root, cache, adapter, settings, clip)

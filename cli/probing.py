@@ -51,7 +51,7 @@ class Probing:
     """
 
     def __init__(
-        self, places: Any, root: str, cache: str | None, adapter: str | None, settings: Probe,
+        self, places: Any, root: str | None, cache: str | None, adapter: str | None, settings: Probe,
         clip: Encoder | None = None,
     ) -> None:  # fmt: skip
         self.places, self.settings, self.clip = places, settings, clip
@@ -59,6 +59,7 @@ class Probing:
         if isinstance(places, probe.Stored):
             self.features = places
         else:
+            assert root is not None
             about = {"adapter": provenance.sha256_folder(adapter) if adapter else None}
             self.features = probe.Features(places, root, settings.batch_size, cache, about)
         self.test: list[Record] = []

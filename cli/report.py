@@ -69,12 +69,12 @@ def command(
             return
         root = Path(image_root) if image_root else None
         material = gather.load(found, sources, run.checked, root, settings.parser, job.say)
+        run.passed = sum(len(each.predictions) for each in material.runs.values())
         for name in maps:
             material.add_map(name, sources[Path(name)])
         report = page.build(material, settings.title, settings.errors_shown, settings.thumbnail_px, job.say)
-        text = "\n".join(map(forms.latex, report.tables)) if settings.latex else page.html(report)
         if tables is not None:
             forms.save(report.tables, Path(tables))
         if figures is not None:
             drawings.save(report.data, material, Path(figures))
-        run.write_text(text)
+        run.write_text("\n".join(map(forms.latex, report.tables)) if settings.latex else page.html(report))

@@ -64,6 +64,8 @@ def _study(
         runs = {name: scored.predictions for name, scored in load(job, files, Score()).items()}
         found[dataset] = answers(dataset, runs, dataset in per_class, settings.measure)
     pairs = dict(pair.split("=", 1) for pair in encoders)
+    if len(pairs) < len(encoders):
+        raise UsageError("--encoder names a model twice; give each model one encoder")
     scores = _general(job, general, predictions)
     return Study(found, settings.named("general_sets"), pairs, scores, settings.named("factors"), stairs)
 

@@ -80,6 +80,14 @@ def _say_cut(job: Job, vlm: Vlm) -> None:
         job.say(f"{len(vlm.writer.cut)} texts were longer than the model's context and were cut at a sentence")
 
 
+def begin(model: str) -> None:
+    """What is done before many imports: signals will end this command with a checkpoint and 75. Raises as `there`."""
+    from fgvr import signals
+
+    signals.retried()
+    there(model)
+
+
 def there(model: str) -> None:
     """Say at once, and not after many imports, that a model's folder is not there. Raises FgvrError."""
     from fgvr.models import split_spec

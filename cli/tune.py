@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from fgvr import signals
 from fgvr.cli import training
 from fgvr.cli.options import adapter, device, image_root, model, settings, stage_io
 from fgvr.job import Job
@@ -33,8 +32,7 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
       fgvr tune --model examples/toy/vlm --adapter runs/align --image-root images -o runs/tune questions.jsonl
       fgvr questions mined.jsonl | fgvr tune --model hf:HuggingFaceM4/idefics2-8b --image-root cub/images -o runs/tune
     """
-    signals.retried()
-    training.there(model)
+    training.begin(model)
     from fgvr.stages.tune import fits, objective
 
     training.run(

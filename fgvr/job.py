@@ -136,12 +136,19 @@ class Job:
         self.inputs.append(source)
         return source
 
-    def load(self, path: str, required: Sequence[str] = (), *, stage: str = "", unique: bool = False) -> list[Record]:
-        """All records of a side input (`--attrs FILE`), which enters the run record. Its first bad line is an error."""
+    def load(
+        self, path: str, required: Sequence[str] = (), *, stage: str = "", unique: bool = False,
+        check: Callable[[Record], object] | None = None,
+    ) -> list[Record]:  # fmt: skip
+        """All records of a side input (`--attrs FILE`), which enters the run record. Its first bad line is an error.
+
+        Args:
+            required, stage, unique, check: as of stream.read.
+        """
         found: list[Record] = []
         source = self.attach(path)
         source.known_digest()  # now: once it is being read, only its end knows
-        for item in stream.read(source, required=required, stage=stage, unique=unique):
+        for item in stream.read(source, required=required, stage=stage, unique=unique, check=check):
             if isinstance(item, Bad):
                 raise FgvrError(str(item))
             found.append(item)

@@ -57,6 +57,7 @@ FIELDS: dict[str, Field] = {
     "metric": Field(*TEXT, "score"),
     "value": Field(*NUMBER, "score"),
 }
+BY_HAND = "none"  # in place of the stage that makes a field
 # Fields whose null says something (docs/records.md); for any other field null is as good as missing.
 NULLABLE = {"prediction", "correct", "answer_index", "options"}
 
@@ -66,7 +67,7 @@ def check(record: Record, required: Sequence[str], stage: str = "") -> None:
 
     Args:
         required: the fields that the stage uses.
-        stage: the command that makes the missing field, where the table above would name another one.
+        stage: the command that makes the missing field, where the table above would name another one; or BY_HAND.
     Raises:
         RecordError: "record has no 'description'; run `fgvr summarise` first".
     """
@@ -75,7 +76,7 @@ def check(record: Record, required: Sequence[str], stage: str = "") -> None:
         value = record.get(name)
         if value is None and not (name in record and name in NULLABLE):
             maker = stage or (field.made_by if field else "")
-            advice = f"run `fgvr {maker}` first" if maker else "add it"
+            advice = f"run `fgvr {maker}` first" if maker and maker != BY_HAND else "add it"
             raise RecordError(f"record has no {name!r}; {advice}")
         if value is not None and field and not _is(value, field.kind):
             raise RecordError(f"{name!r} must be {field.word}, got {_short(value)}; correct the record")

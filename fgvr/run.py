@@ -41,6 +41,7 @@ class Run:
         self.source = Source(job.source) if job.source is not None else None
         self.complete = self.resumed = False
         self.written = self.skipped = 0
+        self.passed: int | None = None  # records that were used, where a command reads all its files by itself
         self.summary: dict[str, Any] = {}  # what a stage counted; joins the finished run's record
         self._models, self._prompts = models, prompts
         self._begun: provenance.RunRecord | None = None
@@ -135,7 +136,8 @@ class Run:
         if isinstance(self.target, (AtomicFile, AtomicFolder)):
             self.target.commit(self._final_record(), self.written, self.skipped)
         if self.skipped:
-            seen = self.source.records if self.source else self.written + self.skipped
+            used = self.written if self.passed is None else self.passed
+            seen = self.source.records if self.source else used + self.skipped
             see = f"; see {self.job.errors}" if self.job.errors else ""
             self.job.say(f"{self.skipped} of {seen} records skipped{see}")
 

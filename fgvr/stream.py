@@ -95,8 +95,9 @@ def _finite(value: Any) -> bool:
 
 
 def read(
-    source: Source | str, *, required: Sequence[str] = (), stage: str = "", unique: bool = True
-) -> Iterator[Item]:
+    source: Source | str, *, required: Sequence[str] = (), stage: str = "", unique: bool = True,
+    check: Callable[[Record], object] | None = None,
+) -> Iterator[Item]:  # fmt: skip
     """The records of a JSONL input; what cannot be used comes as a Bad in its place. Blank lines are ignored.
 
     Args:
@@ -105,6 +106,7 @@ def read(
         stage: the command that makes them, where it is not the usual one.
         unique: refuse an id that came before, and give a record without id one made from its content, so that resume,
             shards and random draws have something to hold on to. False for side inputs such as attribute records.
+        check: raises RecordError for what else is wrong with a record.
     """
     opened = Source(source) if isinstance(source, str) else source
     seen: dict[str, int] = {}
@@ -115,6 +117,8 @@ def read(
                 continue
             try:
                 records.check(item, required, stage)
+                if check is not None:
+                    check(item)
                 record = _identified(item, seen, number) if unique else item
             except RecordError as error:
                 yield Bad(f"{opened.label}:{number}", str(error), record=item)

@@ -329,6 +329,7 @@ def test_bad_records_are_set_aside(folder: Path) -> None:
     assert isinstance(report(path).exception, FgvrError)
     done = report(path, "--on-error", "skip", "-o", folder / "r.html")
     assert done.exit_code == 0 and "'correct' must be" in done.stderr
+    assert f"1 of {len(read_jsonl(path))} records skipped" in done.stderr
     assert len(data((folder / "r.html").read_text())["errors"]["items"]) == 20
 
 

@@ -297,8 +297,14 @@ def test_what_cannot_be_shared_out_is_refused(options: dict[str, str]) -> None:
         training._opened("any", None, "cpu", Tune(**options), Ranks(0, 2, sharded=True))
 
 
-def test_work_is_dealt_in_rounds() -> None:
-    deals = [Ranks(rank, 2, sharded=True).deal(3) for rank in range(2)]
-    assert deals == [[(0, True), (2, True)], [(1, True), (2, False)]]
-    assert [Ranks(rank, 2).deal(3) for rank in range(2)] == [[(0, True), (2, True)], [(1, True)]]
-    assert Ranks().deal(2) == [(0, True), (1, True)]
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_work_is_dealt_in_rounds_to_and_fro(world: int, sharded: bool) -> None:
+    """Every piece counts once; with sharded weights all processes work equally often."""
+    for count in range(12):
+        deals = [Ranks(rank, world, sharded).deal(count) for rank in range(world)]
+        assert sorted(n for deal in deals for n, counts in deal if counts) == list(range(count))
+        assert all(n < count and (counts or sharded) for deal in deals for n, counts in deal)
+        assert not sharded or {len(deal) for deal in deals} == {-(-count // world)}
+        if world == 2 and count == 8:
+            assert deals == [[(n, True) for n in (0, 3, 4, 7)], [(n, True) for n in (1, 2, 5, 6)]]

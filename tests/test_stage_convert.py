@@ -314,10 +314,18 @@ def test_what_is_no_list_of_attributes(text: str) -> None:
         convert.attribute_names(text)
 
 
+@pytest.mark.parametrize("kind", ["pretrain-csv", "finetune-csv", "llava", "sharegpt", "trl"])
+def test_what_is_of_another_form_is_told_the_right_one(kind: str) -> None:
+    data = b"question,answer\na,b\n" if kind.endswith("csv") else b'[{"conversations": 3}]'
+    (found,) = convert.read(iter(data.splitlines(True)), kind, "in")
+    wanted = "a row with type, image_path" if kind.endswith("csv") else "an object with "
+    assert str(found).startswith(f"in:1: is no {kind} record, which is {wanted}")
+
+
 @pytest.mark.parametrize("kind", ["finer-pairs", "finer-replies"])
 def test_records_in_the_place_of_pairs_are_faults(kind: str) -> None:
     (found,) = convert.read(iter([b'[{"id": "a", "image": "b", "category": "c"}]']), kind, "in")
-    assert str(found).startswith(f"in:1: is no {kind} record")
+    assert str(found).startswith(f"in:1: is no {kind} record, which is a ")
     with pytest.raises(FgvrError, match=f"^in: is no {kind} file"):
         list(convert.read(iter([b"[" * 99999]), kind, "in"))
 

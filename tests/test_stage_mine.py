@@ -321,6 +321,12 @@ def test_the_command(triples: list[dict], tmp_path: Path, monkeypatch: pytest.Mo
     base[-1] = str(tmp_path / "bare.jsonl")
     done = CliRunner().invoke(command, [*base, "--from", str(tmp_path / "in.jsonl")], catch_exceptions=False)
     assert json.loads(done.stdout.splitlines()[0])["negatives"][0]["id"] == "orange-1"
+    (tmp_path / "aliases.jsonl").write_text('{"category": "a", "aliases": ["b"]}\n{"category": "a", "aliases": "b"}\n')
+    with pytest.raises(FgvrError, match=r"aliases.jsonl:2: 'aliases' must be a list of texts"):
+        CliRunner().invoke(command, [*base, "--aliases", str(tmp_path / "aliases.jsonl")], catch_exceptions=False)
+    (tmp_path / "aliases.jsonl").write_text('{"aliases": ["b"]}\n')
+    with pytest.raises(FgvrError, match=r"aliases.jsonl:1: record has no 'category'; add it$"):
+        CliRunner().invoke(command, [*base, "--aliases", str(tmp_path / "aliases.jsonl")], catch_exceptions=False)
     with pytest.raises(FgvrError, match="record has no 'description'"):
         CliRunner().invoke(command, base, catch_exceptions=False)
     with pytest.raises(FgvrError, match="record has no 'description'"):

@@ -220,7 +220,9 @@ def test_features_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tensors.save("few.safetensors", {"features": rows[:-2]}, ids[:-2], {})
     for name, some in (("train", train), ("test", test)):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
-    words = ["--image-root", ".", "--train", "train.jsonl", "test.jsonl", "--probes", "logistic,knn", "--model"]
+    words = ["--train", "train.jsonl", "test.jsonl", "--probes", "logistic,knn", "--model"]
+    with pytest.raises(UsageError, match=r"^missing option '--image-root'"):
+        CliRunner().invoke(command, [*words, "a-model"], catch_exceptions=False)
     done = CliRunner().invoke(command, [*words, "all.safetensors"], catch_exceptions=False)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(r["kind"], r["value"], r["pool"]) for r in found] == [

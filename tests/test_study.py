@@ -314,6 +314,7 @@ def test_the_command(tmp_path: Path) -> None:
     for words, why in (
         ([*argv, argv[1]], "birds/small+clip comes twice"),
         ([*argv, "--encoder", "a"], "--encoder 'a' is not MODEL=RUN"),
+        ([*argv, "--encoder", "small+clip=a", "--encoder", "small+clip=b"], "--encoder names a model twice"),
         (["study", "birds=x"], "is not DATASET/RUN=FILE"),
         ([*argv, "--general-sets", "x"], "--general-sets x: there is no such data set"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 from random import Random
@@ -288,3 +289,15 @@ def test_an_adapter_of_another_model(idefics: Vlm, llava_folder: Path, toy_vlm: 
     with pytest.raises(FgvrError, match="another model"):
         open_vlm(str(toy_vlm), adapter=str(tmp_path))
     assert open_vlm(str(llava_folder), adapter=str(tmp_path)).peft is not None
+    config = tmp_path / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 2', '"r": 3'))
+    with pytest.raises(FgvrError, match=r": size mismatch for \S+.*; copy it anew, or name its own model$"):
+        open_vlm(str(llava_folder), adapter=str(tmp_path))
+
+
+def test_a_file_that_may_not_be_read(toy_vlm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would call the model's type unknown."""
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "config.json" not in path and allowed(path, mode))
+    with pytest.raises(FgvrError, match=r": config.json cannot be read; check its permissions$"):
+        open_vlm(str(toy_vlm))

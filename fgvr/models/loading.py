@@ -100,6 +100,8 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
     if not os.path.isdir(name):
         no_network()
+    elif closed := [file for file in sorted(os.listdir(name)) if not os.access(os.path.join(name, file), os.R_OK)]:
+        raise FgvrError(f"model {name}: {closed[0]} cannot be read; check its permissions")
     try:
         return auto.from_pretrained(name, revision=revision, **options)
     except ImportError as error:
@@ -257,13 +259,19 @@ def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, A
         with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as file:
             stored = set(file.keys())
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
-        raise FgvrError(f"adapter {adapter}: {first_line(error)}; it was trained on another model") from error
+        raise FgvrError(f"adapter {adapter}: {_unfitting(error)}; copy it anew, or name its own model") from error
     weights = get_peft_model_state_dict(wrapped)
     if stored != set(weights):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
     if broken := [layer for layer, weight in weights.items() if not weight.isfinite().all()]:
         raise FgvrError(f"adapter {adapter}: {broken[0]} holds NaN or infinity; copy it anew, or train it anew")
     return wrapped
+
+
+def _unfitting(error: Exception) -> str:
+    """The first weight that does not fit, where torch lists them below a title; else what an exception says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line.rstrip(".") for line in lines if line.startswith("size mismatch")), first_line(error))
 
 
 def trained_on(adapter: str) -> dict[str, Any]:

@@ -180,8 +180,9 @@ def read(
     for number, value in enumerate(found, 1):
         try:
             record = from_pairs(value, names, superclass) if kind == "finer-pairs" else READERS[kind](value)
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-            yield Bad(f"{label}:{number}", f"is no {kind} record ({error!r}); check --from", record=_plain(value))
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+            said = f"is no {kind} record, which is {FORMS[kind]}; correct it, or check --from"
+            yield Bad(f"{label}:{number}", said, record=_plain(value))
             continue
         except RecordError as error:
             yield Bad(f"{label}:{number}", str(error), record=_plain(value))
@@ -348,3 +349,13 @@ READERS: dict[str, Callable[[Any], Record]] = {
     "finer-replies": from_replies,
 }
 SOURCES = (*READERS, "finer-pairs")
+_TURNS = 'an object with "conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}, …]'
+FORMS = {  # what a record of each kind looks like
+    "pretrain-csv": f"a row with {', '.join(COLUMNS)}",
+    "finetune-csv": f"a row with {', '.join(COLUMNS)}",
+    "llava": _TURNS,
+    "sharegpt": _TURNS,
+    "trl": 'an object with "messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}, …]',
+    "finer-replies": "a text under its image's key, as FineR writes them",
+    "finer-pairs": "a list of answers under its key, as FineR writes them",
+}

@@ -35,13 +35,15 @@ class Ranks:
         self.rank, self.world, self.sharded = rank, world, sharded
 
     def deal(self, count: int) -> list[tuple[int, bool]]:
-        """Which of `count` pieces of work are this process's, and whether each counts.
+        """Which of `count` pieces of work, the largest first, are this process's, and whether each counts.
 
-        With sharded weights every process works as often as the others, or these would wait for it: the last piece is
-        done once more where there is none left, and must not count.
+        They are dealt out to and fro (0 1 1 0 0 1 …), so that none gets the larger one every time. With sharded weights
+        every process works as often as the others, or these would wait for it: the last piece is done once more where
+        there is none left, and must not count.
         """
-        last = -(-count // self.world) * self.world if self.sharded else count
-        return [(min(number, count - 1), number < count) for number in range(self.rank, last, self.world)]
+        turns = (self.rank, self.world - 1 - self.rank)
+        mine = [start + turns[turn % 2] for turn, start in enumerate(range(0, count, self.world))]
+        return [(min(number, count - 1), number < count) for number in mine if self.sharded or number < count]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag of any process is up."""
