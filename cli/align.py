@@ -76,5 +76,5 @@ def command(
         prepare=prepare,
         grouping=lambda records: align.grouping(records, grouped, settings.pairs) if groups else None,
         extra=temperature,
-        fits=lambda vlm, record: align.fits(vlm, record, settings.pairs),
+        fits=lambda sight, record: align.fits(sight, record, settings.pairs),
     )  # fmt: skip

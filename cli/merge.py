@@ -73,3 +73,5 @@ def command(
         for kind, error in errors.items():
             chosen = "merged into" if kind == base else "it would be, of"
             job.say(f"relative output error on {len(sample)} records: {error:.2g}, {chosen} the {kind} base")
+        if not errors:
+            job.say(f"merged into the {base} base")

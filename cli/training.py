@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgvr.cli import boundary
-from fgvr.errors import FgvrError, UsageError
+from fgvr.errors import FgvrError, RecordError, UsageError
 from fgvr.job import Job
-from fgvr.stream import Item, each
+from fgvr.records import image_of
+from fgvr.stream import Bad, Item, bad
 from fgvr.training.settings import Training
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from fgvr.training.vision import Vision
 
 Records = list[dict[str, Any]]
+LOOKING, AHEAD = 4, 32  # threads that look at images before training, and the records they are ahead
 
 
 def run(
@@ -33,7 +37,7 @@ def run(
     prepare: Callable[[Records], Records] = list,
     grouping: Callable[[Records], Grouping | None] = lambda records: None,
     extra: Any = None,
-    fits: Callable[[Vlm, dict[str, Any]], Any] = lambda vlm, record: None,
+    fits: Callable[[Vision, dict[str, Any]], Any] = lambda sight, record: None,
 ) -> None:  # fmt: skip
     """Train `objective(vlm, vision)` on the records of `job` and commit the adapter folder.
 
@@ -61,7 +65,7 @@ def run(
         with _telling(ranks) as tell:
             if going.complete:
                 return
-            read = _read(going, required, image_root, lambda record: fits(vlm, record))
+            read = _read(going, required, image_root, lambda record: fits(sight, record))
             records = prepare(read)
             more = {"grouping": grouping(records), "reports": _reports(job, settings, going.resumed)}
             more |= {"ahead": sight.ahead} if ranks.world == 1 else {}  # of several, each needs a part of the images
@@ -156,17 +160,58 @@ def _reports(job: Job, settings: Training, resumed: bool) -> Any:
 
 
 def _readable(items: Iterator[Item], image_root: str, fits: Callable[[dict[str, Any]], Any]) -> Iterator[Item]:
-    """Find what cannot be learnt, and images that cannot be read, one by one now, not in the middle of training."""
+    """Find what cannot be learnt, and images that cannot be read, now and not in the middle of training.
+
+    Each image is decoded once, in threads that are a few records ahead; the items come out in their order.
+    """
+    waiting: deque[tuple[Item, str | None]] = deque()
+    begun: dict[str, Future[str | None]] = {}
+    faults: dict[str, str | None] = {}  # of the images that were looked at
+    pool = ThreadPoolExecutor(LOOKING)
+
+    def first() -> Item:
+        item, image = waiting.popleft()
+        if isinstance(item, Bad) or image is None:
+            return item
+        if image in begun:
+            faults[image] = begun.pop(image).result()
+        fault = faults[image]
+        return item if fault is None else bad(item, fault)
+
+    try:
+        for item in items:
+            item, image = _fitting(item, fits)
+            if image is not None and image not in faults and image not in begun:
+                begun[image] = pool.submit(_fault, image_root, image)
+            waiting.append((item, image))
+            if len(waiting) > AHEAD:
+                yield first()
+        while waiting:
+            yield first()
+    finally:  # also when nobody takes the rest
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fitting(item: Item, fits: Callable[[dict[str, Any]], Any]) -> tuple[Item, str | None]:
+    """A record that can be learnt, as far as can be said without its image, and the image's path, if it has one."""
+    if isinstance(item, Bad):
+        return item, None
+    try:
+        fits(item)
+        return item, image_of(item)
+    except RecordError as error:
+        return bad(item, error), None
+
+
+def _fault(image_root: str, image: str) -> str | None:
+    """What is wrong with an image."""
     from fgvr.images import open_image
-    from fgvr.records import image_of
 
-    def look(record: dict[str, Any]) -> dict[str, Any]:
-        fits(record)
-        if (image := image_of(record)) is not None:
-            open_image(image_root, image)
-        return record
-
-    return each(items, look)
+    try:
+        open_image(image_root, image)
+    except RecordError as error:
+        return str(error)
+    return None
 
 
 def _progress() -> Callable[[int, int], None]:

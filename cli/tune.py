@@ -41,5 +41,5 @@ def command(job: Job, model: str, adapter: str | None, image_root: str, device: 
         objective=lambda vlm, vision: objective(
             vlm, image_root, choice_reply=settings.choice_reply, vision=vision
         ),
-        fits=lambda vlm, record: fits(vlm, record, settings.choice_reply),
+        fits=lambda sight, record: fits(sight, record, settings.choice_reply),
     )

@@ -11,11 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from fgvr import prompts
 from fgvr.cli.group import cli
 from fgvr.errors import FgvrError
 from fgvr.models import loading
 from fgvr.models.families import PARTS
-from fgvr.models.vlm import Vlm, open_vlm
+from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages.merge import merge
 from fgvr.training.adapters import add_adapter, go_on_training, trained
 from fgvr.training.trainer import save_adapter
@@ -37,9 +38,18 @@ def saved(vlm: Vlm, folder: Path, **about: str) -> str:
     return str(folder)
 
 
-def logits(model: Any, processor: Any, vlm: Vlm) -> torch.Tensor:
+def in_16_bits(base: str, folder: Path) -> str:
+    vlm = open_vlm(base, device="cpu", dtype="bfloat16")
+    folder.mkdir()
+    vlm.save(folder)
+    return str(folder)
+
+
+def logits(
+    model: Any, processor: Any, vlm: Vlm, question: str = "Which bird is this?", reply: str | None = None
+) -> torch.Tensor:
     """Of a prompt with its image, through the model's own forward."""
-    prompt = vlm.chat([("Which bird is this?", None)], True)
+    prompt = vlm.chat([(question, reply)], True)
     inputs = processor(text=[prompt], images=[images()[:1]], return_tensors="pt", **vlm.text_options(prompt))
     inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items() if k != "labels"}
     with torch.no_grad():
@@ -113,19 +123,48 @@ def test_an_adapter_trained_on_from_another_merges_as_one(base: Callable[[str], 
 def test_weights_keep_the_precision_of_the_base(base: Callable[[str], str], tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
-    half = tmp_path / "half"
-    vlm = open_vlm(base("idefics2"), device="cpu")
-    vlm.model.bfloat16()
-    half.mkdir()
-    vlm.save(half)
-    assert loading.own_dtype(str(half)) == torch.bfloat16 and loading.own_dtype(base("idefics2")) == torch.float32
-    vlm = open_vlm(str(half), device="cpu")
+    half = in_16_bits(base("idefics2"), tmp_path / "half")
+    assert loading.own_dtype(half) == torch.bfloat16 and loading.own_dtype(base("idefics2")) == torch.float32
+    vlm = open_vlm(half, device="cpu")
     add_adapter(vlm, 2, 2, 0.0)
     adapter = saved(shaken(vlm), tmp_path / "adapter")
-    merged, _ = merge(lambda: open_vlm(str(half), adapter, "cpu"), "original", "original", torch.bfloat16)
+    merged, _ = merge(lambda: open_vlm(half, adapter, "cpu"), "original", "original", torch.bfloat16)
     merged.save(tmp_path / "half")
     stored = AutoModelForImageTextToText.from_pretrained(half)
     assert {p.dtype for p in stored.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("kind", "compute"), [
+    ("idefics2", "float32"), ("llava", "float32"), ("llava", "bfloat16"), ("qwen2_5_vl", "float32"),
+])  # fmt: skip
+def test_the_error_is_that_of_the_folder(
+    kind: str, compute: str, base: Callable[[str], str], tmp_path: Path, sample: list[dict[str, Any]]
+) -> None:
+    """Of a base in bfloat16: what the folder does not hold, such as RoPE's frequencies, is not rounded with it."""
+    half = in_16_bits(base(kind), tmp_path / "half")
+    vlm = open_vlm(half, device="cpu", dtype=compute)
+    add_adapter(vlm, 2, 2, 0.0)
+    adapter = saved(shaken(vlm), tmp_path / "adapter")
+    record = {**sample[0], "description": " ".join([sample[1]["description"]] * 40)}
+    question, reply = prompts.describe("bird"), record["description"]
+    merged, errors = merge(
+        lambda: open_vlm(half, adapter, "cpu", dtype=compute), "original", "original", torch.bfloat16, [record],
+        tmp_path,
+    )  # fmt: skip
+    (tmp_path / "merged").mkdir()
+    merged.save(tmp_path / "merged")
+
+    def scored(vlm: Vlm) -> torch.Tensor:
+        learnt = sum(label != IGNORE for label in vlm.encode(question, reply, vlm.sight(features))[1])
+        return logits(vlm.model, vlm.processor, vlm, question, reply)[0, -learnt - 1 : -1].double()
+
+    apart = open_vlm(half, adapter, "cpu", dtype=compute)
+    with torch.no_grad():
+        features = apart.features(apart.pixels(images()[:1]))[0]
+    y, folder = scored(apart), scored(open_vlm(str(tmp_path / "merged"), device="cpu", dtype=compute))
+    assert len(y) > 300
+    assert errors["original"] == pytest.approx(float((folder - y).norm() / y.norm()), rel=1e-4)
+    assert 1e-3 < errors["original"] < 0.1
 
 
 def test_an_adapter_of_4_bits(base: Callable[[str], str], tmp_path: Path, sample: list[dict[str, Any]]) -> None:
@@ -168,8 +207,10 @@ def test_the_command(base: Callable[[str], str], tmp_path: Path, sample: list[di
     again = CliRunner().invoke(cli, [*full, "--resume"])
     assert (again.exit_code, again.stderr) == (0, "")
     assert (tmp_path / "merged" / "model.safetensors").stat().st_mtime_ns == before
-    plain = CliRunner().invoke(cli, [*argv, "--base", "original"])
-    assert (plain.exit_code, plain.stderr) == (0, "")
+    for base_given, merged_into in ((["--base", "original"], "original"), ([], "dequantised")):
+        plain = CliRunner().invoke(cli, [*argv, *base_given])
+        assert (plain.exit_code, plain.stdout) == (0, "")
+        assert [line.split(": ", 1)[1] for line in plain.stderr.splitlines()] == [f"merged into the {merged_into} base"]
     missing = CliRunner().invoke(cli, [*argv, str(records)])
     assert "sample records have images; give --image-root" in str(missing.exception)
 

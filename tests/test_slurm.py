@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parent.parent
-# notes its words; where it is told to, it works for a minute, and on TERM leaves a partial result, as fgvr does
+# notes its words; where it is told to, it works for a minute, and on a signal leaves a partial result, as fgvr does
 STUB = """\
 #!/usr/bin/env bash
 printf '%s\\n' "$*" >> calls
@@ -21,6 +21,7 @@ for ((i = 1; i < $#; i++)); do [ "${!i}" != -o ] || { j=$((i + 1)); out=${!j}; }
 if [ "${SLOW:-}" = "$1" ]; then
   [ "${FAIL:-}" != "$1" ] || exit 1
   trap 'echo half > "$out.partial"; exit 143' TERM
+  trap 'echo half > "$out.partial"; exit 75' USR1
   touch working
   for ((i = 0; i < 600; i++)); do sleep 0.1; done
 fi
@@ -54,11 +55,11 @@ class Cluster:
         path = f"{root / 'bin'}:{os.environ['PATH']}"
         self.env = {**keep, "PATH": path, "FGVR": "bin/fgvr", "SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(root)}
 
-    def job(self, **env: str) -> subprocess.Popen[str]:
-        """all.sbatch on a node, from another folder and with no say over its process group."""
-        script = self.root / "examples/slurm/all.sbatch"
+    def job(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        """A script (all.sbatch) on a node, from another folder and with no say over its process group."""
+        script, *given = words or ("all.sbatch", "SEED=3")
         return subprocess.Popen(
-            ["bash", str(script), "SEED=3"], cwd="/", env={**self.env, **env}, text=True,
+            ["bash", str(self.root / "examples/slurm" / script), *given], cwd="/", env={**self.env, **env}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
 
@@ -127,12 +128,25 @@ def test_an_array_of_parts_and_cat(cluster: Cluster) -> None:
     assert (cluster.root / "runs/x/extracted.jsonl").read_text().splitlines() == parts
 
 
-# srun [--options] COMMAND …: two tasks on one node; hands TERM on
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGUSR1, 0), (signal.SIGTERM, 143)])
+def test_a_part_out_of_time_stops_and_only_then_requeues_itself(cluster: Cluster, signum: int, status: int) -> None:
+    (cluster.root / "runs/x").mkdir(parents=True)
+    task = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "3", "SLURM_ARRAY_JOB_ID": "5"}
+    words = ("extract-array.sbatch", "runs/x", "photos", "hf:org/model")
+    ended, calls = cluster.stop(cluster.job(*words, SLOW="extract-attrs", **task), signum)
+    assert ended == status and calls[1:] == ([] if status else ["scontrol requeue 7"])
+    assert (cluster.root / "runs/x/extracted.2-of-3.jsonl.partial").read_text() == "half\n"
+
+
+# srun [--options] COMMAND …: two tasks on one node. As the real one, it hands USR1 on, and answers TERM with their end
 SRUN = """\
 #!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
+echo "$SRUN_CPUS_PER_TASK" > cpus
 for n in 0 1; do SLURM_NTASKS=2 SLURM_PROCID=$n SLURM_LOCALID=$n "$@" & tasks+=($!); done
-trap 'kill -TERM "${tasks[@]}"' TERM
+trap 'kill -USR1 "${tasks[@]}"' USR1
+trap 'kill -KILL "${tasks[@]}"' TERM
+trap '' INT
 status=0
 for task in "${tasks[@]}"; do
   while kill -0 "$task" 2> /dev/null; do wait "$task"; done
@@ -143,28 +157,31 @@ exit $status
 PROCESS = """\
 #!/usr/bin/env bash
 echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*" >> calls
-trap 'touch "stopped-$RANK"; exit 143' TERM
+trap 'touch "stopped-$RANK"; exit 75' USR1 TERM
 [ -z "${SLOW:-}" ] || { touch "working-$RANK"; for ((i = 0; i < 600; i++)); do sleep 0.1; done; }
 """
 
 
-@pytest.mark.parametrize("slow", ["", "yes"])
-def test_several_nodes_stop_together_and_requeue(cluster: Cluster, slow: str) -> None:
+@pytest.mark.parametrize("signum", [None, signal.SIGUSR1, signal.SIGTERM])
+def test_several_nodes_stop_together_and_requeue(cluster: Cluster, signum: int | None) -> None:
+    """Out of time they go back into the queue; on TERM for the script alone (scancel --batch) they just stop."""
     scontrol = "#!/bin/sh\n[ $1 = show ] && printf 'n1\\nn2\\n' || echo scontrol $* >> calls\n"
     for name, text in (("srun", SRUN), ("fgvr", PROCESS), ("scontrol", scontrol)):
         (cluster.root / "bin" / name).write_text(text)
         (cluster.root / "bin" / name).chmod(0o755)
-    script = cluster.root / "examples/slurm/align-nodes.sbatch"
-    env = {**cluster.env, "SLURM_JOB_NODELIST": "n[1-2]", "SLOW": slow}
-    job = subprocess.Popen(["bash", str(script), "align", "-o", "out dir"], cwd="/", env=env, start_new_session=True)
-    if slow:
+    env = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "6", "SLOW": "yes" if signum else ""}
+    job = cluster.job("align-nodes.sbatch", "align", "-o", "out dir", **env)
+    if signum:
         for _ in range(2400):
             if len(list(cluster.root.glob("working-*"))) == 2:
                 break
             time.sleep(0.05)
-        os.kill(job.pid, signal.SIGUSR1)
-    assert job.wait(120) == 0
+        os.kill(job.pid, signum)
+    job.communicate(timeout=120)
+    assert job.returncode == (75 if signum == signal.SIGTERM else 0)
     calls = cluster.calls()
     started = [f"{n} {n} 2 n1 20007 align -o out dir --resume" for n in range(2)]
-    assert sorted(calls[:2]) == started and calls[2:] == (["scontrol requeue 7"] if slow else [])
-    assert len(list(cluster.root.glob("stopped-*"))) == (2 if slow else 0)
+    requeued = ["scontrol requeue 7"] if signum == signal.SIGUSR1 else []
+    assert sorted(calls[:2]) == started and calls[2:] == requeued
+    assert len(list(cluster.root.glob("stopped-*"))) == (2 if signum else 0), "told to stop, not killed"
+    assert (cluster.root / "cpus").read_text() == "6\n", "srun does not take over the job's"

@@ -24,7 +24,7 @@ from PIL import Image
 
 from fgvr import losses, signals
 from fgvr.cli import training
-from fgvr.errors import FgvrError, Stopped, UsageError
+from fgvr.errors import FgvrError, RecordError, Stopped, UsageError
 from fgvr.models.vlm import Vlm, open_vlm
 from fgvr.names import Aliases
 from fgvr.stages import align, tune
@@ -113,6 +113,24 @@ def test_cached_gradient_with_dropout_is_that_of_one_graph(world: Any, monkeypat
     assert not torch.allclose(gradient(vlm, loss, world[1][:7], now(2))[1], whole, atol=1e-3), "no dropout is seen"
 
 
+def test_the_last_short_batch_takes_no_more_memory(vlm: Vlm, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all other batches in micro-batches, it is not one graph, though its records are no more than one of them."""
+    whole = gradcache.whole
+    monkeypatch.setattr(align, "whole", lambda *_: pytest.fail("one graph"))
+    short = dataclasses.replace(now(2), batch=6)
+    found = gradient(vlm, aligning(vlm, world), world[1][:2], short)[1]
+    monkeypatch.setattr(align, "whole", whole)
+    for steps in (now(2), dataclasses.replace(now(), batch=6)):
+        monkeypatch.setattr(align, "cached", lambda *_: pytest.fail("a cache"))
+        assert torch.allclose(gradient(vlm, aligning(vlm, world), world[1][:2], steps)[1], found, atol=1e-5)
+
+
+def test_another_gpu_than_the_first_is_refused(vlm: Vlm, world: Any, tmp_path: Path) -> None:
+    vlm.device = torch.device("cuda:1")
+    with pytest.raises(UsageError, match=r"^--device cuda:1 cannot train; set CUDA_VISIBLE_DEVICES=1, and leave it"):
+        train(vlm, world[1], aligning(vlm, world), RECIPE, tmp_path, lambda *_: None, False)
+
+
 def test_each_text_of_a_batch_is_encoded_once(vlm: Vlm, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     pool = vlm.pool_texts
@@ -166,6 +184,36 @@ def test_long_and_short_replies_are_worked_on_apart(vlm: Vlm, world: Any, monkey
     want, whole = gradient(vlm, loss, asked, now())
     assert [rows for rows, _ in seen] == [2, 2, 4] and seen[0][1] == seen[2][1] > 3 * seen[1][1]
     assert told == pytest.approx(want, abs=1e-5) and torch.allclose(apart, whole, atol=1e-5)
+
+
+def test_replies_that_the_image_leaves_no_room_for(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cut is not counted: each labelled token of the batch has the same weight; what cannot be cut is found
+    before training."""
+    vlm = open_vlm(str(families.build("llava", tmp_path / "model")), device="cpu")
+    add_adapter(vlm, rank=4, alpha=8, dropout=0.0)
+    sight = Vision(vlm, world[0] / "images")
+    first = {**world[1][0], "kind": "open", "question": "Which?", "answer": "A bird. " * 12}
+    second = {**world[1][1], "kind": "open", "question": "Which?", "answer": "Bird."}
+    whole = len(tune.lessons(vlm, tune.talk(first))[0].encode(vlm, 1)[0])
+    monkeypatch.setattr(vlm.writer, "context", whole + 4)  # the text has room, with the image it has not
+    told, found = gradient(vlm, tune.objective(vlm, sight.root, vision=sight), [first, second], now())
+    assert vlm.writer.cut == {first["answer"]}
+    features = sight.features([r["image"] for r in (first, second)])
+    vlm.model.zero_grad()
+    loss = tune.reply_loss(vlm, [tune.talk(first), tune.talk(second)], features)
+    loss.backward()
+    want = torch.cat([p.grad.flatten() for p in vlm.model.parameters() if p.grad is not None])
+    assert told["loss"] == pytest.approx(loss.item(), abs=1e-5) and torch.allclose(found, want, atol=1e-5)
+    labels = [tune.talk(r).encode(vlm, sight.sight(r["image"]))[1] for r in (first, second)]
+    assert told["tokens"] == sum(label >= 0 for row in labels for label in row) < whole
+    tune.fits(sight, first)
+    with pytest.raises(RecordError, match="even its first sentence"):
+        tune.fits(sight, {**first, "answer": "A bird " * 24})
+    described = {**world[1][0], "description": first["answer"]}
+    share, _ = gradient(vlm, aligning(vlm, world, vision=sight), [described, world[1][1]], now())
+    assert share["tokens"] < told["tokens"] + 40
 
 
 # --- what is contrasted ---

@@ -18,6 +18,7 @@ from fgvr.models.vlm import IGNORE, Vlm, open_vlm
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, targets
 from fgvr.training.conversations import Talk, distinct, reply_loss
+from fgvr.training.vision import Vision
 from tests import procs, triples
 
 
@@ -232,7 +233,8 @@ def test_a_record_without_an_image_says_so(change: dict, why: str, vlm: Vlm) -> 
 
     record = {"id": "1", "kind": "open", "question": "What is a kite?", "answer": "A bird.", "modality": "text"}
     vlm.writer.context = 256
-    (found,) = _readable(iter([{**record, **change}]), "nowhere", lambda record: tune.fits(vlm, record))
+    sight = Vision(vlm, "nowhere")
+    (found,) = _readable(iter([{**record, **change}]), "nowhere", lambda record: tune.fits(sight, record))
     assert (isinstance(found, Bad) and why in found.error) if why else found == {**record, **change}
 
 

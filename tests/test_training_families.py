@@ -6,22 +6,29 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fgvr.errors import FgvrError, RecordError, UsageError
+from fgvr.images import open_image
 from fgvr.models.answering import VlmAnswerer
 from fgvr.models.base import Ask
 from fgvr.models.families import PARTS
 from fgvr.models.vlm import IGNORE, Vlm, open_vlm
+from fgvr.names import Aliases
 from fgvr.stages import align, tune
 from fgvr.training.adapters import add_adapter, checkpoint_layers, go_on_training, roots, trained
+from fgvr.training.checkpoints import seal
 from fgvr.training.conversations import Talk, lessons, reply_loss, token_loss
+from fgvr.training.trainer import Recipe, train
+from fgvr.training.vision import Vision
 from tests import families, triples
 from tests.test_families import images, real_llava, real_qwen, template
 
@@ -326,6 +333,70 @@ def test_train_says_what_is_trained(train: str, folders: Callable[[str], str]) -
         assert all(p.grad is None for n, p in vlm.model.named_parameters() if n not in names)
 
 
+@pytest.mark.parametrize("kind", list(PARTS))
+def test_a_whole_model_goes_on_from_its_checkpoint(
+    kind: str, folders: Callable[[str], str], world: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """The library's names on the disk are other ones than in memory in most families."""
+    recipe = Recipe(1, 1, 1e-3, 0, 0.0, 1.0, 2, 0)
+
+    def trained_to(resumed: bool) -> dict[str, Tensor]:
+        vlm = open_vlm(folders(kind), device="cpu")
+        add_adapter(vlm, 2, 2, 0.0, train="full")
+        train(vlm, world[1][:3], tune.objective(vlm, world[0]), recipe, tmp_path / "run", lambda *_: None, resumed)
+        return vlm.model.state_dict()
+
+    (tmp_path / "run").mkdir()
+    first, whole = open_vlm(folders(kind), device="cpu").model.state_dict(), trained_to(False)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shutil.rmtree(checkpoints / "checkpoint-3")
+    again = trained_to(True)
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    assert sum(not torch.equal(value, first[name]) for name, value in whole.items()) > 10
+    shutil.rmtree(checkpoints / "checkpoint-3")
+    weights = checkpoints / "checkpoint-2" / "model.safetensors"
+    save_file({f"old.{name}": value for name, value in load_file(weights).items()}, weights)
+    seal(checkpoints / "checkpoint-2")
+    with pytest.raises(FgvrError, match=r"weights of the checkpoint are not the model's .*; start again without"):
+        trained_to(True)
+
+
+@pytest.mark.parametrize("kind", list(PARTS))
+def test_every_tower_is_kept_or_refused(
+    kind: str, folders: Callable[[str], str], world: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """What is kept on disk or in memory gives the features that the model gives, bit for bit where it works alone."""
+    vlm = open_vlm(folders(kind), device="cpu")
+    add_adapter(vlm, 2, 2, 0.0)
+    names = [record["image"] for record in world[1]]
+    want = [vlm.features(vlm.pixels([open_image(world[0], name)]))[0] for name in names]
+    shown = Vision(vlm, world[0]).show(names[:1])
+    assert all(torch.equal(shown.features(again=True)[0], want[0]) for _ in range(2))
+    if "qwen" in kind:
+        with pytest.raises(FgvrError, match="holds the connector in this family"):
+            Vision(vlm, world[0], tmp_path / "kept")
+        return
+    for _ in range(2):
+        found = Vision(vlm, world[0], tmp_path / "kept").features(names)
+        assert all(torch.allclose(mine, own, atol=1e-6) for mine, own in zip(found, want, strict=True))
+
+
+@pytest.mark.parametrize("negatives", [[], "one"])
+def test_mean_pooling_without_a_mark_of_beginning(negatives: Any, folders: Callable[[str], str], world: Any) -> None:
+    """Rows without negatives add no text of no tokens, whose mean is none."""
+    vlm = open_vlm(folders("qwen2_vl"), device="cpu")
+    vlm.tokenizer.bos_token, row = None, vlm.writer.rows(["Wren"])[0]
+    assert row[-1] == vlm.tokenizer.eos_token_id
+    add_adapter(vlm, 2, 2, 0.0)
+    records = [{**r, "negatives": r["negatives"] if negatives and not n else []} for n, r in enumerate(world[1])]
+    batch = align.Batch(records, Aliases())
+    assert "" not in batch.texts and batch.mask.sum() == sum(len(r["negatives"]) for r in records)
+    for loss, _ in align.objective(vlm, world[0], "paper", 0.1, "mean", pool="mean")(records):
+        loss.backward()
+    grads = [p.grad for p in vlm.model.parameters() if p.grad is not None]
+    assert grads and all(grad.isfinite().all() for grad in grads)
+
+
 def test_dora_learns_magnitudes_too(folders: Callable[[str], str]) -> None:
     vlm = open_vlm(folders("llava"), device="cpu")
     features = vlm.features(vlm.pixels(images()[:3]))
@@ -512,7 +583,8 @@ def test_an_image_mark_in_a_text(folders: Callable[[str], str], kind: str, mark:
     with pytest.raises(FgvrError, match="holds an image mark of its own"):
         vlm.encode("Which?", f"A kite {mark}.", 4)
     with pytest.raises(RecordError, match="holds an image mark of its own"):
-        align.fits(vlm, {"image": "a.png", "category": "Kite", "description": f"A kite {mark}."}, "attribute")
+        record = {"image": "a.png", "category": "Kite", "description": f"A kite {mark}."}
+        align.fits(Vision(vlm, "nowhere"), record, "attribute")
 
 
 def test_descriptions_are_cut_only_where_the_context_needs_it(folders: Callable[[str], str]) -> None:

@@ -175,7 +175,7 @@ class Vlm:
         from PIL import Image
 
         image = Image.new("RGB", (96, 64), (120, 90, 60))
-        ids, labels = self.encode("What is this?", "Kite", self._sights(self.pixels([image]))[0])
+        ids, labels = self.encode("What is this?", "Kite", self.sights(self.pixels([image]))[0])
         prompt = self.chat([("What is this?", None)], True)
         inputs = self.processor(text=[prompt], images=[[image]], **self.text_options(prompt))
         wanted = list(inputs["input_ids"][0])
@@ -212,7 +212,8 @@ class Vlm:
         sight = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True, padding_value=-1)
         return {**inputs, "sight": sight}
 
-    def _sights(self, pixels: dict[str, Tensor]) -> list[Sight]:
+    def sights(self, pixels: dict[str, Tensor]) -> list[Sight]:
+        """How each image stands in a prompt."""
         rows = [tuple(token for token in row if token >= 0) for row in pixels["sight"].tolist()]
         grids = pixels["image_grid_thw"].tolist() if "image_grid_thw" in pixels else [None] * len(rows)
         return [Sight(row, tuple(grid) if grid else None) for row, grid in zip(rows, grids, strict=True)]
@@ -230,7 +231,7 @@ class Vlm:
             out = self.model.get_image_features(**{k: v for k, v in pixels.items() if k != "sight"}, return_dict=True)
         every = [out.pooler_output, *(getattr(out, "deepstack_features", None) or [])]
         flat = torch.cat([x.flatten(0, -2) if isinstance(x, Tensor) else torch.cat(list(x)) for x in every], -1)
-        sights = self._sights(pixels)
+        sights = self.sights(pixels)
         counts = [sight.ids.count(self.image_token_id) for sight in sights]
         if sum(counts) != len(flat):
             raise FgvrError(_mismatch(counts[0], len(flat) // len(counts)))
@@ -331,7 +332,7 @@ class Vlm:
         if pool == "mean":
             inner = mask.clone()
             inner[rows, end] = 0
-            return (hidden * inner.unsqueeze(-1)).sum(1) / inner.sum(1, keepdim=True)
+            return (hidden * inner.unsqueeze(-1)).sum(1) / inner.sum(1, keepdim=True).clamp(min=1)
         raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
 
     @torch.no_grad()

@@ -14,10 +14,11 @@ from torch import Tensor
 from fgvr import losses, prompts, rng
 from fgvr.errors import FgvrError
 from fgvr.models.vlm import Vlm
+from fgvr.models.writing import Sight
 from fgvr.names import Aliases
 from fgvr.records import check_triple, texts
 from fgvr.stages import tune
-from fgvr.training.conversations import Talk, distinct, lessons, reply_loss
+from fgvr.training.conversations import Talk, coded, distinct, lessons, reply_loss
 from fgvr.training.gradcache import Chunk, Parts, Step, Yielded, buckets, cached, whole
 from fgvr.training.order import Grouping
 from fgvr.training.vision import Vision
@@ -70,7 +71,7 @@ class Objective:
         chunks = list(self._objects(records, size, now))
         chunks += [self._texts(batch, group) for group in buckets(lengths, size * max(lengths))]
         shape = (count + len(batch.texts), vlm.model.get_input_embeddings().weight.shape[1])
-        run = whole if size * now.ranks.world >= count else cached
+        run = whole if now.at_once(count) else cached
         yield from run(chunks, lambda embedded: self._contrast(batch, embedded, now), shape, vlm.device, now)
 
     def _objects(self, records: Sequence[Record], size: int, now: Step) -> Iterator[Chunk]:
@@ -79,8 +80,9 @@ class Objective:
         described = [[Talk(self._asked(r), r["description"])] for r in records] if self.weights.generation else None
         told = [[x for talk in self.answers(r) for x in lessons(vlm, talk)] for r in records] if self.answers else None
         always = now.ranks.sharded
-        terms = (Spoken(vlm, "generation", described, self.weights.generation, always),
-                 Spoken(vlm, "answers", told, 1.0, always))  # fmt: skip
+        looks = [tune.looking(sight, record["image"]) for record in records]
+        terms = (Spoken(vlm, "generation", described, self.weights.generation, looks, always),
+                 Spoken(vlm, "answers", told, 1.0, looks, always))  # fmt: skip
 
         order = sorted(range(len(records)), key=lambda n: (-sum(term.counts[n] for term in terms if term), n))
 
@@ -127,10 +129,10 @@ class Objective:
 objective = Objective
 
 
-def fits(vlm: Vlm, record: Record, pairs: str) -> None:
+def fits(sight: Vision, record: Record, pairs: str) -> None:
     """Raises RecordError for a triple that cannot be learnt (records.check_triple, tune.fits), before training."""
     check_triple(record, FIELDS[pairs])
-    tune.fits(vlm, {**record, "kind": "open", "question": "", "answer": record["description"]})
+    tune.fits(sight, {**record, "kind": "open", "question": "", "answer": record["description"]})
 
 
 class Batch:
@@ -140,7 +142,7 @@ class Batch:
     """
 
     def __init__(self, records: Sequence[Record], aliases: Aliases, pairs: str = "attribute") -> None:
-        slots, mask = _slots([record.get("negatives") or [] for record in records])
+        slots, mask = _slots(records)
         own = [aliases.group(record["category"]) for record in records]
         false = [[aliases.group(slots[i * mask.shape[1] + k]["category"]) == group for k in range(mask.shape[1])]
                  for i, group in enumerate(own)]  # fmt: skip
@@ -177,14 +179,19 @@ class Spoken:
 
     Args:
         talks: those of each record; None: the batch has no such term.
+        looks: how each record's image stands in a prompt (conversations.coded).
         always: call the language model also for rows without any.
     """
 
     def __init__(
-        self, vlm: Vlm, name: str, talks: Sequence[Sequence[Talk]] | None, weight: float, always: bool = False
-    ) -> None:
+        self, vlm: Vlm, name: str, talks: Sequence[Sequence[Talk]] | None, weight: float,
+        looks: Sequence[Callable[[], Sight] | None], always: bool = False,
+    ) -> None:  # fmt: skip
         self.vlm, self.name, self.weight, self.talks, self.always = vlm, name, weight, talks or [], always
-        self.counts = [sum(reply_tokens(vlm, talk) for talk in some) for some in self.talks]
+        self.counts = [
+            sum(label >= 0 for talk in some for label in coded(vlm, talk, look)[1])
+            for some, look in zip(self.talks, looks, strict=bool(self.talks))
+        ]
 
     def __bool__(self) -> bool:
         return sum(self.counts) > 0
@@ -203,11 +210,6 @@ class Spoken:
         return self.weight * found
 
 
-def reply_tokens(vlm: Vlm, talk: Talk) -> int:
-    """How many tokens of a conversation are learnt."""
-    return sum(label >= 0 for label in talk.encode(vlm, 1)[1])
-
-
 def contrastive(
     vlm: Vlm, records: Sequence[Record], features: Sequence[Tensor], form: str, temperature: float, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,12 +220,12 @@ def contrastive(
     return found["oac"], found["acc"], found["ccc"]
 
 
-def _slots(negatives: Sequence[Sequence[Record]]) -> tuple[list[Record], Tensor]:
-    """All negatives as B x K slots, a row with fewer filled up with its first (or an empty one), and which slots are
-    real."""
+def _slots(records: Sequence[Record]) -> tuple[list[Record], Tensor]:
+    """All negatives as B x K slots, a row with fewer filled up with its first (or itself), and which slots are real."""
+    negatives = [record.get("negatives") or [] for record in records]
     width = max(1, max(map(len, negatives)))
-    empty = {"description": "", "category": ""}
-    slots = [row[k] if k < len(row) else (row[0] if row else empty) for row in negatives for k in range(width)]
+    fill = [row[0] if row else record for row, record in zip(negatives, records, strict=True)]
+    slots = [row[k] if k < len(row) else one for row, one in zip(negatives, fill, strict=True) for k in range(width)]
     mask = torch.tensor([[k < len(row) for k in range(width)] for row in negatives])
     return slots, mask
 

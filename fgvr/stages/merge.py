@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgvr import prompts
 from fgvr.errors import FgvrError
@@ -59,17 +59,27 @@ def merge(
         if records:
             found = _outputs(vlm, records, image_root)
             errors[kind] = _norm(a - b for a, b in zip(found, wanted, strict=True)) / _norm(wanted)
-    vlm.model.to(dtype)
+    _cast(vlm.model, dtype)
     return vlm, errors
 
 
 def _fold(vlm: Vlm, dtype: torch.dtype) -> None:
     """The adapter into the weights, added in float32; then every weight as `dtype` keeps it."""
     compute = vlm.model.dtype
-    vlm.model = vlm.peft.float().merge_and_unload()
+    _cast(vlm.peft, torch.float32)
+    vlm.model = vlm.peft.merge_and_unload()
     vlm.peft = None
-    vlm.model.to(dtype).to(compute)
+    _cast(vlm.model, dtype)
+    _cast(vlm.model, compute)
     vlm.model.eval()
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """What a saved model keeps, as `dtype`. What is made anew on loading, such as RoPE's frequencies, stays as it is:
+    `model.to` would round it too, which no folder does."""
+    for kept in model.state_dict(keep_vars=True).values():
+        if kept.is_floating_point():
+            kept.data = kept.data.to(dtype)
 
 
 @torch.no_grad()

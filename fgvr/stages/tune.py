@@ -3,17 +3,18 @@ Eq 9); instruction tuning on conversations of several turns; and, on captions, p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgvr.errors import FgvrError, RecordError
 from fgvr.models.vlm import Vlm
+from fgvr.models.writing import Sight
 from fgvr.records import check, image_of
 from fgvr.stages.convert import IMAGE
 from fgvr.stages.convert import talks as turns_of
 from fgvr.stages.questions import final_prompt
-from fgvr.training.conversations import Talk, lessons, reply_loss
+from fgvr.training.conversations import ROOM, Talk, coded, lessons, reply_loss
 from fgvr.training.gradcache import Step, Yielded, alike
 from fgvr.training.trainer import Losses
 from fgvr.training.vision import Vision
@@ -63,23 +64,28 @@ def _without_image(record: Record) -> None:
         raise RecordError(f"its text holds {IMAGE!r}, but it has no image; add the image, or take {IMAGE!r} out")
 
 
-def fits(vlm: Vlm, record: Record, choice_reply: str = "letter") -> None:
+def looking(sight: Vision, image: str | None) -> Callable[[], Sight] | None:
+    """How an image stands in a prompt, on request; None where there is none."""
+    return None if image is None else lambda: sight.sight(image)
+
+
+def fits(sight: Vision, record: Record, choice_reply: str = "letter") -> None:
     """Find a record that cannot be learnt before training meets it. Only what may be too long, holds the model's own
     image mark or may leave nothing of a reply is tokenised for that.
 
     Raises:
         RecordError: as `talk`; not even its first reply's first sentence fits into the context; or see Writer.encode.
     """
-    said, image = talk(record, choice_reply), image_of(record)
+    vlm, said, image = sight.vlm, talk(record, choice_reply), image_of(record)
     turns, mark = (*said.before, (said.question, said.answer)), vlm.tokenizer.convert_ids_to_tokens(vlm.image_token_id)
     first = turns if vlm.writer.one_reply else turns[:1]  # later turns are left out where there is no room
     size = sum(len(text.encode()) for turn in first for text in turn)  # bytes: a token is one or more
     plain = all(text.strip() and mark not in text for turn in turns for text in turn)
-    if plain and size + TEMPLATE < vlm.writer.context:
+    if plain and size + TEMPLATE < vlm.writer.context * ROOM:
         return
     try:
         for lesson in lessons(vlm, said):
-            lesson.encode(vlm, None if image is None else 1)
+            coded(vlm, lesson, looking(sight, image))
     except FgvrError as error:
         raise RecordError(str(error)) from error
 
@@ -104,9 +110,9 @@ def objective(
     def step(records: Sequence[Record], now: Step | None = None) -> Yielded:
         now = now or Step.alone(micro_batch)
         talked = [(image_of(r), lesson) for r in records for lesson in lessons(vlm, talk(r, choice_reply))]
-        coded = [lesson.encode(vlm, None if image is None else 1) for image, lesson in talked]
-        labelled = [sum(label >= 0 for label in labels) for _, labels in coded]
-        lengths = [len(ids) + OBJECT * (image is not None) for (ids, _), (image, _) in zip(coded, talked, strict=True)]
+        written = [coded(vlm, lesson, looking(sight, image)) for image, lesson in talked]
+        labelled = [sum(label >= 0 for label in labels) for _, labels in written]
+        lengths = [len(i) + OBJECT * (image is not None) for (i, _), (image, _) in zip(written, talked, strict=True)]
         groups = alike(lengths, now.size(len(talked)))
         for number, counts in now.ranks.deal(len(groups)):
             rows = groups[number]

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from fgvr.models.vlm import IGNORE, Vlm
 from fgvr.models.writing import Sight
 
+ROOM = 0.25  # share of the context that is left by the largest image
 CHUNK = 1024  # tokens; 0.6 GiB of float32 logits and as much of their gradient at a vocabulary of 152,000
 
 
@@ -27,6 +28,17 @@ class Talk:
     def encode(self, vlm: Vlm, image: int | Sight | None) -> tuple[list[int], list[int]]:
         """Token ids and labels (Writer.encode)."""
         return vlm.encode(self.question, self.answer, image, self.before)
+
+
+def coded(vlm: Vlm, talk: Talk, look: Callable[[], Sight] | None) -> tuple[list[int], list[int]]:
+    """Token ids and labels, as many labels as `reply_loss` will count; of image tokens not more than one, unless the
+    conversation is so long that it matters how many there are.
+
+    Args:
+        look: says how the image stands in a prompt; None: there is no image.
+    """
+    found = talk.encode(vlm, None if look is None else 1)
+    return found if look is None or len(found[0]) <= vlm.writer.context * ROOM else talk.encode(vlm, look())
 
 
 def lessons(vlm: Vlm, talk: Talk) -> list[Talk]:

@@ -28,12 +28,14 @@ class Step:
 
     seed: of every draw in the step. key: the step's name.
     micro_batch: records in memory at once, in each process; None: all of this process's share.
+    batch: records of a whole step; the last one of an epoch may have fewer.
     """
 
     seed: int
     key: str = ""
     micro_batch: int | None = None
     ranks: Ranks = ALONE
+    batch: int = 0
 
     @classmethod
     def alone(cls, micro_batch: int | None) -> Step:
@@ -43,6 +45,10 @@ class Step:
     def size(self, records: int) -> int:
         """Records of a micro-batch."""
         return self.micro_batch or max(1, -(-records // self.ranks.world))
+
+    def at_once(self, records: int) -> bool:
+        """Whether all is in memory in one graph; of an epoch's last step, whether it is in the others."""
+        return self.micro_batch is None or self.micro_batch * self.ranks.world >= max(records, self.batch)
 
     def draw(self, chunk: int) -> None:
         """Set the random generators for a chunk, whichever process works on it, and however often."""

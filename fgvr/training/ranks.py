@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from fgvr.errors import UsageError
 
 FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"  # how accelerate launch tells
 BUCKET = 1 << 25  # numbers that are summed over the processes at once
+# The others wait while the first process reads the records and looks at every image. A process that dies is noticed
+# without a limit: its connections end, and torchrun and srun stop the others.
+PATIENCE = timedelta(hours=24)
 
 
 class ShortElsewhereError(Exception):
@@ -123,6 +127,8 @@ def _sum(bucket: Sequence[torch.nn.Parameter]) -> None:
 def start(device: str, sharded: bool = False) -> tuple[Ranks, str]:
     """Join the other processes, if there are any, and name this one's device.
 
+    All of them must come within torch's own limit (30 minutes); from then on each waits for the others for PATIENCE.
+
     Args:
         sharded: keep a part of the weights in each; the launcher may ask for it as well.
     Raises:
@@ -144,7 +150,9 @@ def start(device: str, sharded: bool = False) -> tuple[Ranks, str]:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        store, rank, world = next(distributed.rendezvous("env://"))
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE, store=store, rank=rank, world_size=world)
     return Ranks(distributed.get_rank(), world, sharded), device
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from fgvr import signals, stream
@@ -26,6 +25,7 @@ from fgvr.training.checkpoints import cut_log, last_checkpoint, save_adapter, se
 from fgvr.training.gradcache import Parts, Step
 from fgvr.training.order import Grouping, Order
 from fgvr.training.ranks import ALONE, Ranks, ShortElsewhereError
+from fgvr.training.recipe import Recipe, arguments
 from fgvr.training.reports import Reports, too_short
 from fgvr.training.shards import Shards, norm, sharded
 
@@ -36,23 +36,6 @@ Losses = Callable[..., Iterator[tuple[Tensor, Parts]]]
 __all__ = ["Losses", "Recipe", "save_adapter", "train"]
 COUNTS = ("tokens", "texts")  # that are learnt; different ones that are encoded
 SHOWN = 5  # records that a message names
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What both stages let the user set; the defaults are Finedefics' (section 4.1), see fgvr.settings."""
-
-    batch_size: int  # records a step, all processes together
-    epochs: float
-    lr: float  # peak of a linear schedule
-    warmup_steps: int
-    weight_decay: float
-    max_grad_norm: float  # 0: no clipping
-    save_steps: int  # steps between checkpoints
-    seed: int
-    optimiser: str = "adamw_torch_fused"
-    connector_warmup: float = 0.0  # first share of the steps, in which the connector alone learns
-    micro_batch: int | None = None  # records in memory at once, in each process
 
 
 class _Trainer(Trainer):
@@ -133,7 +116,7 @@ class _Trainer(Trainer):
             parameter.grad = None
         parts: Parts = {}
         short = False
-        now = Step(self.recipe.seed, f"step {step}", self.micro, self.ranks)
+        now = Step(self.recipe.seed, f"step {step}", self.micro, self.ranks, self.recipe.batch_size)
         try:
             for loss, found in self.losses(records, now):
                 if loss.requires_grad:
@@ -236,10 +219,17 @@ class _Trainer(Trainer):
         self.shards.load(Path(checkpoint), self.lr_scheduler)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The weights under their names in memory: transformers saves those of many families under other ones, which
+        its own resume passes over in silence; peft would ask the hub about the base."""
         from safetensors.torch import save_file
 
-        super()._save(output_dir, state_dict or self.weights)
-        if self.extra is not None and self.args.should_save:
+        if not self.args.should_save:
+            return
+        how: dict[str, Any] = {"save_original_format": False} if self.vlm.peft is None else {
+            "save_embedding_layers": False}  # fmt: skip
+        learner: Any = self.vlm.learner
+        learner.save_pretrained(output_dir, state_dict=state_dict or self.weights, **how)
+        if self.extra is not None:
             save_file(self.extra.state_dict(), Path(str(output_dir), "extra.safetensors"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -248,6 +238,14 @@ class _Trainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.extra is not None:
             self.extra.load_state_dict(load_file(Path(resume_from_checkpoint, "extra.safetensors")))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raises FgvrError unless a checkpoint of the whole model had all of its weights."""
+        tied = dict(getattr(self.vlm.model, "all_tied_weights_keys", None) or {})
+        missing = set(load_result.missing_keys) - {*tied, *tied.values()}
+        if wrong := sorted({*missing, *load_result.unexpected_keys}):
+            raise FgvrError(f"{len(wrong)} weights of the checkpoint are not the model's ({wrong[0]}); start again "
+                            "without --resume")  # fmt: skip
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.weights = self.shards.weights() if self.shards is not None else None
@@ -315,12 +313,14 @@ def train(
     Returns:
         Of sharded weights the whole ones, in the first process, for save_adapter.
     Raises:
-        FgvrError: loss or gradient is not finite.
+        FgvrError: loss or gradient is not finite, or a checkpoint does not fit.
+        UsageError: the device is not the first one of its kind.
         MemoryError: one record is too much.
         TryAgain: with sharded weights, a micro-batch is.
     """
     if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
         torch.use_deterministic_algorithms(True, warn_only=True)
+    _check_device(vlm.device, ranks)
     set_seed(recipe.seed)
     checkpoints, last = folder / "checkpoints", None
     if ranks.rank == 0:
@@ -332,7 +332,7 @@ def train(
         told = reports.callbacks if reports is not None else []
         watch.trainer = trainer = _Trainer(
             vlm, losses, recipe, folder, ranks, extra, tell, grouping, ahead,
-            args=_arguments(recipe, checkpoints, vlm.device, reports.names if reports is not None else ()),
+            args=arguments(recipe, checkpoints, vlm.device, reports.names if reports is not None else ()),
             train_dataset=_Rows(records), data_collator=lambda rows: {"records": rows}, callbacks=[watch, *told],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for records
@@ -342,6 +342,11 @@ def train(
         raise signals.stopped()  # another process was asked to
     vlm.model.eval()
     return trainer.shards.weights() if trainer.shards is not None else None
+
+
+def _check_device(device: torch.device, ranks: Ranks) -> None:
+    if ranks.world == 1 and device.index:  # transformers would go to the first
+        raise UsageError(f"--device {device} cannot train; set CUDA_VISIBLE_DEVICES={device.index}, and leave it out")
 
 
 def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
@@ -356,32 +361,6 @@ def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
 def _out_of_memory(error: Exception) -> bool:
     """Also the CPU's allocator, which raises a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _arguments(recipe: Recipe, checkpoints: Path, device: torch.device, names: Sequence[str]) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=recipe.batch_size,
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.lr,
-        lr_scheduler_type="linear",
-        warmup_steps=recipe.warmup_steps,
-        weight_decay=recipe.weight_decay,
-        optim=recipe.optimiser,
-        max_grad_norm=recipe.max_grad_norm,
-        save_strategy="steps",
-        save_steps=recipe.save_steps,
-        save_total_limit=2,
-        logging_strategy="no",
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        report_to=list(names) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=device.type == "cpu",
-        ddp_backend="gloo" if device.type == "cpu" and distributed.is_initialized() else None,
-        dataloader_pin_memory=False,
-    )
 
 
 class _Rows(torch.utils.data.Dataset):

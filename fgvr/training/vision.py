@@ -28,6 +28,7 @@ from fgvr import provenance
 from fgvr.errors import FgvrError
 from fgvr.images import locate, open_image
 from fgvr.models.vlm import Vlm
+from fgvr.models.writing import Sight
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,10 +62,12 @@ class Vision:
         self.vlm, self.root = vlm, root
         assert vlm.parts is not None
         tower = vlm.part("tower")
-        inside = f"{vlm.parts.connector}.".startswith(f"{vlm.parts.tower}.")
+        modules = vlm.parts.tower.split()  # of several, the connector lies between them
+        inside = len(modules) > 1 or f"{vlm.parts.connector}.".startswith(f"{modules[0]}.")
         self.apart = not inside and not any(p.requires_grad for p in tower.parameters())
         self.folder = _opened(vlm, folder) if folder is not None else None
         self._digests: dict[str, str] = {}
+        self._sights: dict[str, Sight] = {}
         self._threads = ThreadPoolExecutor(THREADS)
         self._decoded: tuple[dict[str, Future[Image]], ...] = {}, {}  # of this batch, and of the next one
         if folder is not None and not self.apart:
@@ -80,6 +83,12 @@ class Vision:
         there = [image for image in images if image is not None]
         found = iter(self.show(there).features() if there else ())
         return [None if image is None else next(found) for image in images]
+
+    def sight(self, image: str) -> Sight:
+        """How an image stands in a prompt."""
+        if image not in self._sights:
+            (self._sights[image],) = self.vlm.sights(self.pixels([image]))
+        return self._sights[image]
 
     def ahead(self, images: Sequence[str]) -> None:
         """Decode the next batch's images in threads, while this one's, named in the call before, are worked on."""
@@ -278,7 +287,9 @@ def _write(path: Path, data: bytes) -> None:
 def _save(path: Path, seen: Seen, vlm: Vlm) -> None:
     from safetensors.torch import save
 
-    tensors = {f"output.{name}": value.contiguous() for name, value in _flat(seen.output).items()}
+    # an output may be given under two names, and the library refuses memory that is shared
+    tensors = {f"output.{name}": value.clone(memory_format=torch.contiguous_format) for name, value in _flat(
+        seen.output).items()}  # fmt: skip
     fills: dict[str, Any] = {}
     for name, value in seen.inputs.items():
         if bool((value == value.flatten()[0]).all()):  # masks without padding, and the blank pixels
