@@ -126,7 +126,9 @@ TEXTS = [
 ]
 
 
-def test_records_with_and_without_an_image_in_one_batch(vlm: Vlm, world: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_records_with_and_without_an_image_in_one_batch(
+    vlm: Vlm, world: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The batch's loss is the mean over all reply tokens of what the model itself, asked plainly for one conversation
     at a time, says that each costs."""
     root, records = world
@@ -139,10 +141,15 @@ def test_records_with_and_without_an_image_in_one_batch(vlm: Vlm, world: tuple[P
         for n, turn in enumerate(turns):
             loss, tokens = own_loss(vlm, Talk(*turn, turns[:n]), image)
             total, count = total + loss * tokens, count + tokens
-    for micro_batch in (None, 2, 1):
-        found = [(loss.item(), parts["tokens"]) for loss, parts in tune.objective(vlm, root, micro_batch)(mixed)]
-        assert (len(found) == 1) is (micro_batch is None) and sum(tokens for _, tokens in found) == count
-        assert sum(loss for loss, _ in found) == pytest.approx(total / count, abs=3e-5)
+    for together in (False, True):
+        for micro_batch in (None, 2, 1):
+            found = [(loss.item(), parts["tokens"]) for loss, parts in tune.objective(vlm, root, micro_batch)(mixed)]
+            assert sum(tokens for _, tokens in found) == count
+            assert sum(loss for loss, _ in found) == pytest.approx(total / count, abs=3e-5)
+            assert (len(found) == 1) is (together and micro_batch is None)
+        # they are worked on apart, for their lengths differ by an image; but a model takes them together, too
+        monkeypatch.setattr(tune, "alike", lambda lengths, size: [[*range(n, min(n + size, len(lengths)))] for n in (
+            range(0, len(lengths), size))])  # fmt: skip
     ids, labels = tune.talk(TEXTS[0]).encode(vlm, None)
     asked = VlmAnswerer(vlm)._inputs([Ask(TEXTS[0]["question"])], with_image=False)["input_ids"][0].tolist()
     learnt = labels.count(IGNORE)

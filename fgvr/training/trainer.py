@@ -318,9 +318,7 @@ def train(
         MemoryError: one record is too much.
         TryAgain: with sharded weights, a micro-batch is.
     """
-    if vlm.device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    _check_device(vlm.device, ranks)
+    _settle(vlm.device, ranks)
     set_seed(recipe.seed)
     checkpoints, last = folder / "checkpoints", None
     if ranks.rank == 0:
@@ -344,7 +342,10 @@ def train(
     return trainer.shards.weights() if trainer.shards is not None else None
 
 
-def _check_device(device: torch.device, ranks: Ranks) -> None:
+def _settle(device: torch.device, ranks: Ranks) -> None:
+    """Make the device exact, or refuse it."""
+    if device.type == "cpu":  # the sum of a gradient must not depend on how threads shared the work
+        torch.use_deterministic_algorithms(True, warn_only=True)
     if ranks.world == 1 and device.index:  # transformers would go to the first
         raise UsageError(f"--device {device} cannot train; set CUDA_VISIBLE_DEVICES={device.index}, and leave it out")
 
