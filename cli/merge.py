@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Merge an adapter into its base: a model folder of its own.
 
-    Writes weights, processor and chat template as transformers and vLLM load them, in the base's own precision. An
+    Writes weights, processor and chat template as transformers loads them, in the base's own precision. An
     adapter trained with --quantise nf4 has learnt on a rounded base: it is merged into that one, dequantised, unless
     --base original is given. With sample records (image and answer, description or category) it says how far the
     merged model's logits are from those of base and adapter apart. align's adapter, and tune's that goes on from it,

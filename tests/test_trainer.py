@@ -243,7 +243,11 @@ def test_simple_negatives_are_drawn_by_id_from_other_categories(world: Any) -> N
         assert record["category"] not in {n["category"] for n in made["negatives"]}
     again = align.with_negatives(records[::-1], "simple", 0, Aliases())
     assert again[::-1] == drawn and align.with_negatives(records, "simple", 1, Aliases()) != drawn
-    assert all(r["negatives"] == [] for r in align.with_negatives(records, "none", 0, Aliases()))
+    bare = align.with_negatives(records, "none", 0, Aliases())
+    assert all(r["negatives"] == [] for r in bare)
+    assert align.with_negatives([records[0], *bare[1:]], "hard", 0, Aliases()) == [records[0], *bare[1:]]
+    with pytest.raises(FgvrError, match=r"^no triple has a negative; run `fgvr mine-negatives` again, or give --neg"):
+        align.with_negatives(bare, "hard", 0, Aliases())
     one = Aliases([[r["category"] for r in records]])
     with pytest.raises(FgvrError, match="other categories"):
         align.with_negatives(records, "simple", 0, one)
@@ -507,7 +511,10 @@ def test_the_connector_warms_up_alone(world: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     before = {k: v.clone() for k, v in opened(world).peft.state_dict().items() if "lora_" in k}
-    trained(world, tmp_path, dataclasses.replace(RECIPE, connector_warmup=0.67))
+    recipe = dataclasses.replace(RECIPE, connector_warmup=0.67)
+    log = trained(world, tmp_path, recipe, extra=losses.Temperature(0.2))
+    temperatures = [entry["temperature"] for entry in log]
+    assert temperatures[:5] == pytest.approx([0.2] * 5, abs=1e-6) and abs(temperatures[5] - 0.2) > 1e-4
     name = "adapter_model.safetensors"
     after, end = (load_file(folder / name) for folder in (tmp_path / "checkpoints" / "checkpoint-4", tmp_path))
     moved = {k for k, v in after.items() if not torch.equal(v, before[k.replace(".weight", ".default.weight")])}

@@ -260,7 +260,7 @@ def attach_adapter(model: Any, adapter: str, trainable: bool, about: dict[str, A
             stored = set(file.keys())
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise FgvrError(f"adapter {adapter}: {_unfitting(error)}; copy it anew, or name its own model") from error
-    weights = get_peft_model_state_dict(wrapped)
+    weights = get_peft_model_state_dict(wrapped, save_embedding_layers=False)  # "auto" would ask the hub
     if stored != set(weights):
         raise FgvrError(f"adapter {adapter}: its layers are not those of this model; it was trained on another model")
     if broken := [layer for layer, weight in weights.items() if not weight.isfinite().all()]:

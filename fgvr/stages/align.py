@@ -235,9 +235,11 @@ def with_negatives(records: Sequence[Record], kind: str, seed: int, aliases: Ali
     triples ("simple", Finedefics Table 6), by (seed, id); or none.
 
     Raises:
-        FgvrError: there is no other category to draw from.
+        FgvrError: no triple has hard negatives; there is no other category to draw from.
     """
     if kind == "hard":
+        if not any(record.get("negatives") for record in records):
+            raise FgvrError("no triple has a negative; run `fgvr mine-negatives` again, or give --negatives none")
         return list(records)
     if kind == "none":
         return [{**record, "negatives": []} for record in records]

@@ -106,6 +106,8 @@ class _Trainer(Trainer):
             alone = self._alone(step)
             for name, parameter in self.learning.items():
                 parameter.requires_grad_(not alone or name in self.connector or sharded(parameter))
+            for parameter in self.extra.parameters() if self.extra is not None else ():
+                parameter.requires_grad_(not alone)
 
     def _alone(self, step: int) -> bool:
         return bool(self.connector) and step <= round(self.recipe.connector_warmup * self.state.max_steps)
@@ -360,8 +362,9 @@ def _connector(vlm: Vlm, learning: dict[str, nn.Parameter]) -> set[str]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Also the CPU's allocator, which raises a plain RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+    """Also the CPU's allocator and cuBLAS, which raise a plain RuntimeError."""
+    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in said)
 
 
 class _Rows(torch.utils.data.Dataset):
