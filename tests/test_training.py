@@ -279,17 +279,24 @@ def test_a_stage_learns_and_equal_runs_are_equal_bytes(
     assert str(root) not in (first / "adapter_config.json").read_text()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("stage", "signum", "steps"),
+    [("tune", signal.SIGTERM, 8), ("tune", signal.SIGKILL, 8), ("tune", signal.SIGKILL, 2),
+     ("align", signal.SIGKILL, 5)],
+)  # fmt: skip
 def test_a_killed_training_goes_on_to_the_same_bytes(
-    signum: int, toy_vlm: Path, world: tuple[Path, list[dict]]
+    stage: str, signum: int, steps: int, toy_vlm: Path, world: tuple[Path, list[dict]]
 ) -> None:
+    """Also before the first checkpoint."""
     root, mined = world
-    source, whole, out = questions(root, mined), root / f"whole-{signum}", root / f"out-{signum}"
-    assert procs.run(command("tune", toy_vlm, "-o", whole, source), root).status == 0
-    running = procs.start(command("tune", toy_vlm, "-o", out, source), root)
+    source = questions(root, mined) if stage == "tune" else root / "mined.jsonl"
+    whole, out = root / f"whole-{stage}", root / f"out-{stage}-{signum}-{steps}"
+    if not whole.exists():
+        assert procs.run(command(stage, toy_vlm, "-o", whole, source), root).status == 0
+    running = procs.start(command(stage, toy_vlm, "-o", out, source), root)
     log = root / f"{out.name}.partial" / "log.jsonl"
     until = time.monotonic() + 120
-    while not log.exists() or log.read_bytes().count(b"\n") < 8:
+    while not log.exists() or log.read_bytes().count(b"\n") < steps:
         assert time.monotonic() < until and running.status is None
         time.sleep(0.01)
     running.kill(signum)
@@ -297,9 +304,9 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert ended.status == (75 if signum == signal.SIGTERM else -9)
     assert not out.exists()
     torn = root / f"{out.name}.partial" / "checkpoints" / "checkpoint-19"  # as a kill while it is saved leaves it
-    torn.mkdir()
+    torn.mkdir(parents=True)
     (torn / "trainer_state.json").write_text("{" if signum == signal.SIGTERM else "")
-    ended = procs.run(command("tune", toy_vlm, "-o", out, source, "--resume"), root)
+    ended = procs.run(command(stage, toy_vlm, "-o", out, source, "--resume"), root)
     assert (ended.status, ended.err) == (0, "")
     for file in whole.iterdir():
         assert file.read_bytes() == (out / file.name).read_bytes(), file.name
