@@ -21,6 +21,7 @@ from fgvr.models import split_spec
 
 # `import peft` imports bitsandbytes, which warns about optional kernels on every CPU
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+LOADED = (".json", ".safetensors", ".jinja", ".model", ".txt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -100,7 +101,8 @@ def from_pretrained(auto: Any, name: str, revision: str | None, **options: Any) 
     """`auto.from_pretrained` of a processor, config or tokenizer; any failure is one line."""
     if not os.path.isdir(name):
         no_network()
-    elif closed := [file for file in sorted(os.listdir(name)) if not os.access(os.path.join(name, file), os.R_OK)]:
+    elif closed := [file for file in sorted(os.listdir(name)) if file.endswith(LOADED)
+                    and not os.access(os.path.join(name, file), os.R_OK)]:  # fmt: skip
         raise FgvrError(f"model {name}: {closed[0]} cannot be read; check its permissions")
     try:
         return auto.from_pretrained(name, revision=revision, **options)
